@@ -1,0 +1,4 @@
+//! The DERP protocol as a client speaks it. No I/O.
+
+pub mod frame;
+pub mod login;

@@ -1,0 +1,41 @@
+//! The command `derpring-loadgen`.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use derpring_loadgen::cli::{Args, Plan};
+use derpring_loadgen::error::{Error, Exit};
+use derpring_loadgen::measure::report::Report;
+use derpring_loadgen::{engine, error};
+
+#[global_allocator]
+static GLOBAL: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(err) => {
+            // clap would end with 2, which here means that a packet was wrong.
+            let _ = err.print();
+            return ExitCode::from(if err.use_stderr() { Exit::Failed as u8 } else { Exit::Good as u8 });
+        }
+    };
+    match run(args) {
+        Ok(exit) => ExitCode::from(exit as u8),
+        Err(err) => {
+            eprintln!("derpring-loadgen: {}", error::chain(&err));
+            ExitCode::from(err.exit() as u8)
+        }
+    }
+}
+
+fn run(args: Args) -> Result<Exit, Error> {
+    let plan = Plan::new(args)?;
+    let outcome = engine::run(&plan)?;
+    let report = Report::new(&plan, &outcome);
+    print!("{report}");
+    if let Some(path) = &plan.json {
+        report.write_json(path)?;
+    }
+    Ok(if report.verdict.late { Exit::Late } else { Exit::Good })
+}

@@ -1,0 +1,83 @@
+//! A process as the kernel accounts for it.
+
+use std::fs;
+use std::io;
+
+/// Totals since the process began; memory is what it is now.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Sample {
+    /// User and system time of all threads, those that have ended included.
+    pub cpu_ns: u64,
+    pub rss_bytes: u64,
+    pub peak_rss_bytes: u64,
+    /// Context switches of the threads that live.
+    pub voluntary_switches: u64,
+    pub involuntary_switches: u64,
+}
+
+impl Sample {
+    pub fn of(pid: u32) -> io::Result<Self> {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+        let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let mut sample = Self {
+            cpu_ns: cpu_ns(&stat, rustix::param::clock_ticks_per_second()).ok_or_else(unreadable)?,
+            rss_bytes: 1024 * field(&status, "VmRSS:").ok_or_else(unreadable)?,
+            peak_rss_bytes: 1024 * field(&status, "VmHWM:").ok_or_else(unreadable)?,
+            ..Self::default()
+        };
+        for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+            // A thread may end while we look.
+            let Ok(status) = fs::read_to_string(task?.path().join("status")) else {
+                continue;
+            };
+            sample.voluntary_switches += field(&status, "voluntary_ctxt_switches:").unwrap_or(0);
+            sample.involuntary_switches += field(&status, "nonvoluntary_ctxt_switches:").unwrap_or(0);
+        }
+        Ok(sample)
+    }
+}
+
+fn unreadable() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "/proc is not as expected")
+}
+
+/// Fields 14 and 15. The second field is the name in brackets, which may hold spaces and brackets.
+fn cpu_ns(stat: &str, ticks_per_second: u64) -> Option<u64> {
+    let (_, rest) = stat.rsplit_once(')')?;
+    let mut fields = rest.split_ascii_whitespace().skip(11);
+    let user: u64 = fields.next()?.parse().ok()?;
+    let system: u64 = fields.next()?.parse().ok()?;
+    Some((user + system) * (1_000_000_000 / ticks_per_second))
+}
+
+fn field(status: &str, name: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+    line.split_ascii_whitespace().next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn user_and_system_time_behind_any_name() {
+        let stat = "7 (a b) c) S 1 7 7 0 -1 4194560 100 0 0 0 250 50 0 0 20 0 3 0 1 2 3";
+        assert_eq!(cpu_ns(stat, 100), Some(3_000_000_000));
+        assert_eq!(cpu_ns("7 (x) S 1", 100), None);
+    }
+
+    #[test]
+    fn fields_by_whole_name() {
+        let status =
+            "VmHWM:\t  200 kB\nVmRSS:\t  100 kB\nvoluntary_ctxt_switches:\t5\nnonvoluntary_ctxt_switches:\t3\n";
+        assert_eq!(field(status, "VmRSS:"), Some(100));
+        assert_eq!(field(status, "voluntary_ctxt_switches:"), Some(5));
+        assert_eq!(field(status, "VmSwap:"), None);
+    }
+
+    #[test]
+    fn our_own_process_can_be_read() {
+        let sample = Sample::of(std::process::id()).unwrap();
+        assert!(sample.rss_bytes > 0 && sample.peak_rss_bytes >= sample.rss_bytes);
+    }
+}

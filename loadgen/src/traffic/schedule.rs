@@ -1,0 +1,54 @@
+//! The open-loop schedule: writes are due at even distances, whatever comes back.
+
+const NS: u128 = 1_000_000_000;
+
+/// Write k is due at `start + k * burst / rate`, computed from k: no error adds up.
+#[derive(Debug)]
+pub struct Schedule {
+    start: u64,
+    rate: u64,
+    burst: u64,
+    next: u64,
+}
+
+impl Schedule {
+    pub fn new(start: u64, rate: u64, burst: u64) -> Self {
+        Self { start, rate, burst, next: 0 }
+    }
+
+    /// When the next write is due.
+    pub fn due(&self) -> u64 {
+        let after = u128::from(self.next) * u128::from(self.burst) * NS / u128::from(self.rate);
+        // A run lasts hours, not the centuries that u64 holds.
+        self.start + after as u64
+    }
+
+    /// The next write that is due, by number and time.
+    pub fn take(&mut self, now: u64) -> Option<(u64, u64)> {
+        let due = self.due();
+        (due <= now).then(|| {
+            self.next += 1;
+            (self.next - 1, due)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn even_distances_without_drift() {
+        let mut schedule = Schedule::new(1000, 3, 1);
+        let times: Vec<u64> = std::iter::from_fn(|| schedule.take(u64::MAX)).take(7).map(|(_, at)| at - 1000).collect();
+        assert_eq!(times, [0, 333_333_333, 666_666_666, 1_000_000_000, 1_333_333_333, 1_666_666_666, 2_000_000_000]);
+    }
+
+    #[test]
+    fn bursts_are_further_apart_and_nothing_is_early() {
+        let mut schedule = Schedule::new(0, 8000, 8);
+        assert_eq!(schedule.take(0), Some((0, 0)));
+        assert_eq!(schedule.take(999_999), None);
+        assert_eq!(schedule.take(1_000_000), Some((1, 1_000_000)));
+    }
+}

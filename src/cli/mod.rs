@@ -1,0 +1,73 @@
+//! The command line: which part of derpring runs, and what its end tells the shell.
+
+mod derper;
+mod key;
+mod serve;
+
+use std::ffi::OsString;
+use std::fmt::Display;
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tracing::warn;
+
+use crate::config::Loaded;
+use crate::control::logging;
+use crate::relay;
+
+/// Runs what the arguments of this process ask for.
+pub fn main() -> ExitCode {
+    let mut args = std::env::args_os();
+    let called = args.next().unwrap_or_default();
+    if Path::new(&called).file_name().is_some_and(|name| name == "derper") {
+        return derper::main(args.collect());
+    }
+    match Cli::parse().command {
+        Command::Serve(flags) => serve::main(&flags),
+        Command::Derper { args } => derper::main(args),
+        Command::Key(command) => key::main(&command),
+    }
+}
+
+#[derive(Parser)]
+#[command(name = "derpring", version, about = "A DERP relay")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a relay
+    Serve(Box<crate::config::serve::Flags>),
+    /// Run a relay under derper's own command line (also when called as derper)
+    #[command(disable_help_flag = true)]
+    Derper {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
+    /// Make or show keys
+    #[command(subcommand)]
+    Key(key::Command),
+}
+
+/// Starts the log and runs the relay until it is told to stop.
+fn start(loaded: Loaded) -> ExitCode {
+    if let Err(error) = logging::init(loaded.config.log) {
+        return fail(error);
+    }
+    for warning in &loaded.warnings {
+        warn!("{warning}");
+    }
+    match relay::run(loaded.config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(error),
+    }
+}
+
+/// One line that says what to do.
+fn fail(error: impl Display) -> ExitCode {
+    eprintln!("derpring: {error}");
+    ExitCode::FAILURE
+}

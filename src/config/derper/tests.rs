@@ -1,0 +1,179 @@
+use std::fs;
+
+use tempfile::TempDir;
+
+use super::*;
+
+#[test]
+fn the_defaults_are_derpers() {
+    let loaded = load(&["-a", ":8443"], &[]).unwrap();
+    let config = loaded.config;
+    assert_eq!(config.listen, ["[::]:8443".parse().unwrap()]);
+    assert_eq!(config.tls, TlsMode::None, "letsencrypt on another port than 443 is plain HTTP");
+    assert_eq!(config.key, KeySource::File("/var/lib/derper/derper.key".into()));
+    assert_eq!(config.mesh_key, None);
+    assert_eq!(config.home, HomePage::Default);
+    assert_eq!(config.tcp, TcpOptions::default());
+    assert_eq!(config.queue, QueueLimits::default());
+    assert_eq!(loaded.warnings.len(), 2, "{:?}", loaded.warnings);
+    assert!(loaded.warnings[0].contains("plain HTTP") && loaded.warnings[1].contains("STUN"));
+}
+
+#[test]
+fn dev_ignores_address_and_key_file() {
+    let config = load(&["-dev", "-a", ":443", "-c", "/nowhere"], &[]).unwrap().config;
+    assert_eq!(config.listen, ["[::]:3340".parse().unwrap()]);
+    assert_eq!((config.tls, config.key), (TlsMode::None, KeySource::Ephemeral));
+    let manual = load(&["-dev", "-certmode=manual", "-certdir=/c", "-hostname=h.example"], &[]).unwrap().config;
+    assert!(matches!(manual.tls, TlsMode::Manual { .. }), "manual certificates mean TLS on any port");
+}
+
+#[test]
+fn only_dev_takes_the_mesh_key_from_the_environment() {
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("mesh");
+    fs::write(&file, "cd".repeat(32)).unwrap();
+    let file = format!("-mesh-psk-file={}", file.display());
+    let env = [("TAILSCALE_DERPER_MESH_KEY", &*"ab".repeat(32))];
+    let key = |args: &[&str]| load(args, &env).unwrap().config.mesh_key;
+    assert_eq!(key(&["-dev", &file]), Some(MeshKey([0xab; 32])));
+    assert_eq!(key(&["-a=:1", &file]), Some(MeshKey([0xcd; 32])));
+    let text = load(&["-dev"], &[("TAILSCALE_DERPER_MESH_KEY", "secret")]).unwrap_err().to_string();
+    assert!(text.contains("64 hex") && !text.contains("secret"), "{text}");
+}
+
+#[test]
+fn files_are_looked_for_where_derper_does() {
+    let host_flags = |env: &[(&str, &str)], present: &[&str]| {
+        let env = |name: &str| env.iter().find(|(key, _)| *key == name).map(|(_, value)| value.to_string());
+        let exists = |path: &Path| present.iter().any(|p| Path::new(p) == path);
+        let host = Host { env: &env, exists: &exists, root: false };
+        let flags = go_flags::parse(&flags::definitions(&host), &[]).unwrap();
+        (flags.text("certdir").to_owned(), flags.text("mesh-psk-file").to_owned())
+    };
+    let home = [("HOME", "/root")];
+    let both = ["/home/derp/keys/derp-mesh.key", "/root/keys/derp-mesh.key"];
+    assert_eq!(host_flags(&home, &both), ("/root/.cache/tailscale/derper-certs".into(), both[0].into()));
+    assert_eq!(host_flags(&home, &both[1..]).1, both[1]);
+    assert_eq!(host_flags(&home, &[]).1, "");
+    assert_eq!(host_flags(&[("XDG_CACHE_HOME", "/x")], &[]).0, "/x/tailscale/derper-certs");
+    assert_eq!(host_flags(&[], &[]).0, "");
+}
+
+#[test]
+fn manual_certificates_name_their_files() {
+    let tls = |args: &[&str]| load(args, &[]).map(|loaded| loaded.config.tls);
+    let manual = ["-certmode=manual", "-certdir=/c"];
+    let made = |hostname: &str| TlsMode::Manual {
+        dir: "/c".into(),
+        hostname: hostname.into(),
+        make_if_absent: hostname != "relay.example",
+    };
+    for name in ["relay.example", "192.0.2.1", "2001:db8::1"] {
+        assert_eq!(tls(&[&manual[..], &["-hostname", name]].concat()).unwrap(), made(name));
+    }
+    assert!(tls(&["-certmode=manual"]).unwrap_err().to_string().contains("-certdir is empty"));
+    assert!(tls(&["-certmode=manual", "-certdir=/c", "-hostname=a b"]).unwrap_err().to_string().contains("-hostname"));
+}
+
+#[test]
+fn port_80_is_spoken_of_only_beside_tls() {
+    let warnings = |args: &[&str]| load(args, &[]).unwrap().warnings.join("\n");
+    let tls = ["-certmode=manual", "-certdir=/c", "-stun=false"];
+    assert!(warnings(&tls).contains("port 80 is not built"));
+    assert!(warnings(&[&tls[..], &["-http-port=8080"]].concat()).contains("port 8080"));
+    assert_eq!(warnings(&[&tls[..], &["-http-port=-1"]].concat()), "");
+    assert_eq!(warnings(&["-dev", "-stun=false"]), "");
+}
+
+#[test]
+fn what_cannot_be_used_is_refused_by_name() {
+    for (args, text) in [
+        (&["-a=:443"][..], "-certmode=letsencrypt is not built yet"),
+        (&["-a=:https", "-certmode=gcp"], "-certmode=gcp is not built yet"),
+        (&["-certmode=auto"], "-certmode \"auto\": derper knows"),
+        (&["-a=3340"], "-a \"3340\": the port is missing"),
+        (&["-dev", "-home=ftp://x"], "-home \"ftp://x\""),
+        (&["-dev", "-home=http://x\r\nSet-Cookie: a"], "-home"),
+        (&["-dev", "-tcp-write-timeout=-1s"], "-tcp-write-timeout \"-1000000000ns\": give 0 or more"),
+        (&["-dev", "-http-port=65536"], "-http-port \"65536\""),
+        (&["-dev", "-derp=false"], "-derp is not built yet"),
+        (&["-dev", "-acme-ip-certs"], "-acme-ip-certs is not built yet"),
+        (&["-dev", "-acme-email=a@b"], "-acme-email is not built yet"),
+        (&["-dev", "-mesh-with=a.example"], "-mesh-with is not built yet"),
+        (&["-dev", "-secrets-url=http://s"], "-secrets-url is not built yet"),
+        (&["-dev", "-bootstrap-dns-names=a"], "-bootstrap-dns-names is not built yet"),
+        (&["-dev", "-verify-clients"], "-verify-clients is not built yet"),
+        (&["-dev", "-verify-client-url=http://v"], "-verify-client-url is not built yet"),
+        (&["-dev", "-verify-client-url-fail-open=false"], "-verify-client-url-fail-open is not built yet"),
+        (&["-dev", "-accept-connection-limit=5"], "-accept-connection-limit is not built yet"),
+        (&["-dev", "-accept-connection-burst=5"], "-accept-connection-burst is not built yet"),
+        (&["-dev", "-rate-config=/r"], "-rate-config is not built yet"),
+        (&["-dev", "-socket=/s"], "-socket is not built yet"),
+        (&["-dev", "-ace"], "-ace is not built yet"),
+    ] {
+        let error = load(args, &[]).unwrap_err().to_string();
+        assert!(error.starts_with(text), "{args:?}: {error}");
+    }
+    let host = Host { env: &|_| None, exists: &|_| false, root: false };
+    assert!(read(&["-a=:8080".into()], &host).unwrap_err().to_string().starts_with("-c is missing"));
+}
+
+#[test]
+fn an_unbuilt_flag_may_say_its_default() {
+    let args = [
+        "-dev",
+        "-verify-clients=false",
+        "-verify-client-url=",
+        "-verify-client-url-fail-open=true",
+        "-derp=true",
+        "-ace=false",
+        "-accept-connection-limit=Inf",
+        "-accept-connection-burst=9223372036854775807",
+        "-secrets-path-prefix=prod/derp",
+        "-secrets-cache-dir=",
+        "-mesh-with=",
+    ];
+    load(&args, &[]).unwrap();
+}
+
+#[test]
+fn durations_keep_gos_meaning() {
+    let tcp = |arg: &str| load(&["-dev", arg], &[]).unwrap().config.tcp;
+    assert_eq!(tcp("-tcp-write-timeout=0").write_timeout, Duration::ZERO);
+    assert_eq!(tcp("-tcp-user-timeout=1m").user_timeout, Duration::from_secs(60));
+    assert_eq!(tcp("-tcp-keepalive-time=0").keepalive_time, Duration::from_secs(15));
+    assert_eq!(tcp("-tcp-keepalive-time=-1s").keepalive_time, Duration::ZERO);
+}
+
+#[test]
+fn the_environment_is_read_and_checked() {
+    let with = |name, value| load(&["-dev", "-stun=false"], &[(name, value)]);
+    let depth = "TS_DEBUG_DERP_PER_CLIENT_SEND_QUEUE_DEPTH";
+    assert_eq!(with(depth, "64").unwrap().config.queue.packets, 64);
+    assert_eq!(with(depth, "8").unwrap().config.queue.packets, 32);
+    assert!(with(depth, "many").is_err());
+    assert!(with("TS_DERP_DISABLE_RTT_STATS", "maybe").is_err());
+    assert_eq!(with("DERP_DEBUG_LOGS", "false").unwrap().warnings.len(), 0);
+    assert_eq!(with("DERP_DEBUG_LOGS", "true").unwrap().warnings.len(), 1);
+    assert_eq!(with("TS_DEBUG_KEY_PATH", "/k").unwrap().warnings.len(), 1);
+    assert!(with("DERPRING_ADMIN_LISTEN", "").is_ok());
+    assert!(with("DERPRING_ADMIN_LISTEN", ":1").is_err());
+}
+
+#[test]
+fn all_addresses_means_both_families() {
+    for text in [":8443", "0.0.0.0:8443", "[::]:8443"] {
+        assert_eq!(load(&["-a", text], &[]).unwrap().config.listen, ["[::]:8443".parse().unwrap()]);
+    }
+    assert_eq!(load(&["-a=127.0.0.1:0"], &[]).unwrap().config.listen, ["127.0.0.1:0".parse().unwrap()]);
+}
+
+fn load(args: &[&str], env: &[(&str, &str)]) -> Result<Loaded, DerperError> {
+    let env = |name: &str| env.iter().find(|(key, _)| *key == name).map(|(_, value)| value.to_string());
+    let host = Host { env: &env, exists: &|_| false, root: true };
+    match read(&args.iter().map(ToString::to_string).collect::<Vec<_>>(), &host)? {
+        Request::Serve(loaded) => Ok(*loaded),
+        Request::Version => unreachable!("no test asks for the version here"),
+    }
+}

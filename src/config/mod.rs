@@ -1,0 +1,152 @@
+//! What the relay runs with: one validated value, whatever it was read from.
+
+mod addr;
+pub mod derper;
+mod error;
+mod go_flags;
+mod go_values;
+pub mod keys;
+pub mod serve;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use rustls::pki_types::ServerName;
+
+pub use error::ConfigError;
+
+/// A configuration, and what the operator should read in the log before the relay starts.
+#[derive(Debug)]
+pub struct Loaded {
+    pub config: Config,
+    /// One line each: what was asked for, or is on by default, and does not run.
+    pub warnings: Vec<String>,
+}
+
+/// Everything that a running relay needs to know. Made by `config::serve` or `config::derper`, never by hand outside
+/// of tests.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Sockets of the main listener; at least one. `[::]` means every address of both families: the socket is opened
+    /// with IPV6_V6ONLY off, and `0.0.0.0` takes its place on a host without IPv6.
+    pub listen: Vec<SocketAddr>,
+    pub tls: TlsMode,
+    pub key: KeySource,
+    /// Clients that present it get mesh rights.
+    pub mesh_key: Option<MeshKey>,
+    pub home: HomePage,
+    /// Whether `/debug/vars` is served on the main listener, for loopback only.
+    pub debug_on_main: bool,
+    /// `None`: the usable cores.
+    pub workers: Option<usize>,
+    /// `None`: one per four workers.
+    pub edges: Option<usize>,
+    pub backend: Backend,
+    pub queue: QueueLimits,
+    /// `None`: what the descriptor limit allows.
+    pub max_clients: Option<usize>,
+    pub max_clients_per_ip: Option<usize>,
+    pub tcp: TcpOptions,
+    pub log: LogFormat,
+    /// How long a stop may take to flush the queues.
+    pub flush_on_stop: Duration,
+}
+
+/// The secret that relays of one region share.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct MeshKey(pub [u8; 32]);
+
+/// Never prints the secret.
+impl fmt::Debug for MeshKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("MeshKey(..)")
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TlsMode {
+    /// Plain HTTP.
+    None,
+    /// `<dir>/<hostname>.crt` and `.key`. `make_if_absent`: derper's rule for an IP as host name, a self-signed
+    /// certificate is made when both files are absent.
+    Manual { dir: PathBuf, hostname: String, make_if_absent: bool },
+    /// A certificate made at start and kept in memory.
+    SelfSigned { hostname: String },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeySource {
+    /// Made at start, gone at exit.
+    Ephemeral,
+    /// derper's JSON form, made when absent.
+    File(PathBuf),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HomePage {
+    Default,
+    Blank,
+    Redirect(String),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backend {
+    Auto,
+    Uring,
+    Epoll,
+}
+
+/// Clients and probers keep thirty packets in flight and take no loss: a shorter queue fails them.
+const QUEUE_PACKETS_MIN: u32 = 32;
+/// Far beyond what a receiver can still use by the time it arrives.
+const QUEUE_PACKETS_MAX: u32 = 1 << 16;
+
+/// Bounds of one session's queues.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueueLimits {
+    pub packets: u32,
+    pub bytes: u32,
+}
+
+impl Default for QueueLimits {
+    fn default() -> Self {
+        Self { packets: 512, bytes: 4 << 20 }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TcpOptions {
+    /// No progress for this long while something is to be written ends the connection; zero: never.
+    pub write_timeout: Duration,
+    /// TCP_USER_TIMEOUT; zero: the kernel's default.
+    pub user_timeout: Duration,
+    /// Idle time before the first TCP keepalive; zero: off.
+    pub keepalive_time: Duration,
+}
+
+/// derper's defaults.
+impl Default for TcpOptions {
+    fn default() -> Self {
+        Self {
+            write_timeout: Duration::from_secs(2),
+            user_timeout: Duration::from_secs(15),
+            keepalive_time: Duration::from_secs(600),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    Human,
+    Json,
+}
+
+/// A name that a certificate can be made out to.
+fn check_hostname(flag: &str, text: &str) -> Result<(), ConfigError> {
+    match ServerName::try_from(text) {
+        Ok(_) => Ok(()),
+        Err(_) => Err(ConfigError::value(flag, text, "give a DNS name or an IP address")),
+    }
+}

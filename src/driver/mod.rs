@@ -1,0 +1,96 @@
+//! What touches the kernel, behind one narrow trait, so that the worker is the same over io_uring, epoll and the
+//! simulated network.
+//!
+//! A driver owns sockets by slot. It receives by itself and lends what came to a [`Sink`]; it sends when asked, without
+//! blocking, and says later when a socket that was full takes more. It keeps no pointer to anything it is given.
+
+mod buffers;
+pub mod epoll;
+pub mod fd;
+pub mod probe;
+pub mod sim;
+pub mod socket;
+mod token;
+pub mod uring;
+pub mod wake;
+
+use std::io::{self, IoSlice};
+use std::time::Duration;
+
+pub use wake::WakeHandle;
+
+/// Nanoseconds of a monotonic clock that all workers share.
+pub type Nanos = u64;
+
+/// How a connection ended that the relay did not end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The peer has sent all it wanted.
+    Closed,
+    /// Reset, timeout, or another error of the network.
+    Reset,
+}
+
+/// Receives what a driver finds in one turn. Called with no borrow of the driver: answers are sent after the turn.
+pub trait Sink {
+    /// Bytes from the socket in `slot`; they may be changed in place and are gone after the call.
+    fn received(&mut self, slot: u32, bytes: &mut [u8]);
+    /// A socket that did not take everything takes more now.
+    fn writable(&mut self, slot: u32);
+    /// Nothing more will come from this socket.
+    fn ended(&mut self, slot: u32, end: End);
+    /// The slot may be used again: the kernel knows nothing of its socket any more.
+    fn detached(&mut self, slot: u32);
+}
+
+/// What a driver counts of itself.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct DriverStats {
+    /// System calls of this driver that receive, wait or submit.
+    pub waits: u64,
+    pub receives: u64,
+    pub sends: u64,
+    /// Receives that found no buffer (io_uring).
+    pub no_buffer: u64,
+    pub wakes_sent: u64,
+    pub wakes_received: u64,
+}
+
+pub trait Driver {
+    type Socket;
+
+    /// The clock. Read once per turn.
+    fn now(&mut self) -> Nanos;
+
+    /// Takes a non-blocking socket and begins to receive from it. The slot is free.
+    ///
+    /// # Errors
+    /// Ours or the system's; the socket is then closed and the slot still free.
+    fn attach(&mut self, slot: u32, socket: Self::Socket) -> io::Result<()>;
+
+    /// Sends as much of `parts` as the socket takes now; what is missing is announced by [`Sink::writable`].
+    ///
+    /// # Errors
+    /// The connection is broken.
+    fn send(&mut self, slot: u32, parts: &[IoSlice<'_>]) -> io::Result<usize>;
+
+    /// Stops receiving and closes the socket. [`Sink::detached`] follows, in this call's turn or a later one.
+    fn detach(&mut self, slot: u32, sink: &mut impl Sink);
+
+    /// Looks for what has happened, for at most `wait` if that is nothing, and tells `sink`.
+    ///
+    /// # Errors
+    /// The driver itself is broken and the worker cannot go on.
+    fn turn(&mut self, wait: Duration, sink: &mut impl Sink) -> io::Result<()>;
+
+    /// Wakes another worker that may be in [`Self::turn`].
+    fn wake(&mut self, other: &WakeHandle);
+
+    /// Bytes that the peer has not acknowledged; `None` where that is not known.
+    fn unacknowledged(&mut self, slot: u32) -> Option<u32>;
+
+    /// Smoothed round-trip time of the connection; `None` where that is not known.
+    fn round_trip(&mut self, slot: u32) -> Option<Duration>;
+
+    fn stats(&self) -> DriverStats;
+}

@@ -1,0 +1,333 @@
+//! The driver over io_uring: one multishot receive per socket into provided buffers, plain sends.
+//!
+//! What dies first: sockets are closed only when the kernel has posted the last completion of their receive, and the
+//! ring is dropped before its buffers (field order).
+#![allow(unsafe_code)]
+
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use io_uring::{IoUring, cqueue, opcode, squeue, types};
+
+use super::buffers::Buffers;
+use super::token::{Op, Token};
+use super::{Driver, DriverStats, End, Nanos, Sink, WakeHandle, socket};
+
+/// Submissions between two system calls; more are pushed through in between.
+const SUBMISSIONS: u32 = 512;
+/// Completions that fit before the kernel must keep some for itself.
+const COMPLETIONS: u32 = 8192;
+
+pub struct Uring {
+    ring: IoUring,
+    buffers: Buffers,
+    wake: Arc<WakeHandle>,
+    conns: Vec<Conn>,
+    /// Slots whose receive has ended and must be asked for again after this turn.
+    rearm: Vec<u32>,
+    stats: DriverStats,
+}
+
+#[derive(Default)]
+struct Conn {
+    socket: Option<OwnedFd>,
+    generation: u32,
+    /// The kernel holds a receive on this socket.
+    receiving: bool,
+    /// A poll for room to send is out.
+    polling: bool,
+    /// Detached: close when nothing is out any more.
+    leaving: bool,
+    ended: bool,
+}
+
+impl Uring {
+    /// Must be called on the thread that will call everything else: the ring has a single issuer.
+    ///
+    /// # Errors
+    /// The kernel or its policy does not allow what the driver needs.
+    pub fn new(wake: Arc<WakeHandle>) -> io::Result<Self> {
+        let ring = IoUring::builder()
+            .setup_single_issuer()
+            .setup_defer_taskrun()
+            .setup_submit_all()
+            .setup_taskrun_flag()
+            .setup_cqsize(COMPLETIONS)
+            .build(SUBMISSIONS)?;
+        let buffers = Buffers::register(&ring)?;
+        let mut driver = Self {
+            ring,
+            buffers,
+            wake,
+            conns: Vec::new(),
+            rearm: Vec::new(),
+            stats: DriverStats::default(),
+        };
+        driver.poll_wake();
+        driver.wake.set_ring(driver.ring.as_raw_fd());
+        Ok(driver)
+    }
+
+    /// Whether one buffer serves several receives on this kernel.
+    pub fn is_incremental(&self) -> bool {
+        self.buffers.is_incremental()
+    }
+
+    fn push(&mut self, entry: &squeue::Entry) {
+        loop {
+            // SAFETY: no entry of this driver points to memory of ours, but for the buffers, which outlive the ring;
+            // descriptors are closed only after their last completion.
+            if unsafe { self.ring.submission().push(entry) }.is_ok() {
+                return;
+            }
+            self.stats.waits += 1;
+            if self.ring.submit().is_err() {
+                // Nothing can be submitted at all. The next turn meets the same error and ends the worker.
+                return;
+            }
+        }
+    }
+
+    fn poll_wake(&mut self) {
+        let entry = opcode::PollAdd::new(types::Fd(self.wake.fd().as_raw_fd()), libc::POLLIN as u32)
+            .multi(true)
+            .build()
+            .user_data(Token::WAKE.encode());
+        self.push(&entry);
+    }
+
+    fn token(&self, slot: u32, op: Op) -> u64 {
+        Token { op, generation: self.conns[slot as usize].generation, slot }.encode()
+    }
+
+    fn receive(&mut self, slot: u32) {
+        let conn = &mut self.conns[slot as usize];
+        let Some(socket) = &conn.socket else { return };
+        conn.receiving = true;
+        let fd = types::Fd(socket.as_raw_fd());
+        let token = self.token(slot, Op::Receive);
+        self.push(&opcode::RecvMulti::new(fd, Buffers::GROUP).build().user_data(token));
+    }
+
+    fn completed(&mut self, token: Token, result: i32, flags: u32, sink: &mut impl Sink) {
+        let slot = token.slot;
+        let known =
+            self.conns.get(slot as usize).is_some_and(|c| c.socket.is_some() && c.generation == token.generation);
+        if !known {
+            debug_assert!(cqueue::buffer_select(flags).is_none(), "a slot is reused only after its last receive");
+            return;
+        }
+        match token.op {
+            Op::Receive => self.receive_completed(slot, result, flags, sink),
+            Op::Writable => {
+                let conn = &mut self.conns[slot as usize];
+                conn.polling = false;
+                if !conn.leaving {
+                    sink.writable(slot);
+                }
+            }
+            Op::Wake | Op::Ignore => {}
+        }
+        self.leave_if_quiet(slot, sink);
+    }
+
+    fn receive_completed(&mut self, slot: u32, result: i32, flags: u32, sink: &mut impl Sink) {
+        let conn = &mut self.conns[slot as usize];
+        let (leaving, ended) = (conn.leaving, conn.ended);
+        conn.receiving = cqueue::more(flags);
+        let receiving = conn.receiving;
+        if result > 0 {
+            let len = result as usize;
+            match self.buffers.received(flags, len) {
+                Some(bytes) if !leaving => sink.received(slot, bytes),
+                _ => {}
+            }
+            self.buffers.release(flags, len);
+            if !receiving && !leaving {
+                self.rearm.push(slot);
+            }
+            return;
+        }
+        if cqueue::buffer_select(flags).is_some() {
+            self.buffers.release(flags, 0);
+        }
+        if leaving || ended {
+            return;
+        }
+        let end = match -result {
+            0 => End::Closed,
+            libc::ENOBUFS => {
+                self.stats.no_buffer += 1;
+                if !receiving {
+                    self.rearm.push(slot);
+                }
+                return;
+            }
+            libc::EAGAIN | libc::EINTR => {
+                if !receiving {
+                    self.rearm.push(slot);
+                }
+                return;
+            }
+            _ => End::Reset,
+        };
+        self.conns[slot as usize].ended = true;
+        sink.ended(slot, end);
+    }
+
+    /// Closes a detached socket once the kernel holds nothing that refers to it.
+    fn leave_if_quiet(&mut self, slot: u32, sink: &mut impl Sink) {
+        let conn = &mut self.conns[slot as usize];
+        if conn.leaving && !conn.receiving && !conn.polling {
+            conn.leaving = false;
+            conn.socket = None;
+            sink.detached(slot);
+        }
+    }
+
+    fn cancel(&mut self, slot: u32, op: Op) {
+        let token = self.token(slot, op);
+        let entry = opcode::AsyncCancel::new(token)
+            .build()
+            .user_data(Token::IGNORE.encode())
+            .flags(squeue::Flags::SKIP_SUCCESS);
+        self.push(&entry);
+    }
+}
+
+impl Driver for Uring {
+    type Socket = OwnedFd;
+
+    fn now(&mut self) -> Nanos {
+        socket::monotonic()
+    }
+
+    fn attach(&mut self, slot: u32, socket: OwnedFd) -> io::Result<()> {
+        socket::prepare(&socket)?;
+        let at = slot as usize;
+        if self.conns.len() <= at {
+            self.conns.resize_with(at + 1, Conn::default);
+        }
+        let conn = &mut self.conns[at];
+        debug_assert!(conn.socket.is_none());
+        *conn = Conn {
+            socket: Some(socket),
+            generation: Token::next_generation(conn.generation),
+            ..Conn::default()
+        };
+        self.receive(slot);
+        Ok(())
+    }
+
+    #[inline]
+    fn send(&mut self, slot: u32, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+        let conn = &mut self.conns[slot as usize];
+        let Some(socket) = &conn.socket else { return Ok(0) };
+        self.stats.sends += 1;
+        let n = socket::send(socket.as_fd(), parts)?;
+        if !conn.polling && n < parts.iter().map(|p| p.len()).sum() {
+            conn.polling = true;
+            let fd = types::Fd(socket.as_raw_fd());
+            let token = self.token(slot, Op::Writable);
+            self.push(&opcode::PollAdd::new(fd, libc::POLLOUT as u32).build().user_data(token));
+        }
+        Ok(n)
+    }
+
+    fn detach(&mut self, slot: u32, sink: &mut impl Sink) {
+        let Some(conn) = self.conns.get_mut(slot as usize) else {
+            sink.detached(slot);
+            return;
+        };
+        conn.leaving = true;
+        let (receiving, polling) = (conn.receiving, conn.polling);
+        if let Some(socket) = &conn.socket {
+            // The peer learns of it now, whenever the last completion comes.
+            socket::shutdown(socket);
+        }
+        if receiving {
+            self.cancel(slot, Op::Receive);
+        }
+        if polling {
+            self.cancel(slot, Op::Writable);
+        }
+        self.leave_if_quiet(slot, sink);
+    }
+
+    fn turn(&mut self, wait: Duration, sink: &mut impl Sink) -> io::Result<()> {
+        while let Some(slot) = self.rearm.pop() {
+            let conn = &self.conns[slot as usize];
+            if conn.socket.is_some() && !conn.receiving && !conn.leaving && !conn.ended {
+                self.receive(slot);
+            }
+        }
+        self.stats.waits += 1;
+        let timeout = types::Timespec::from(wait);
+        let args = types::SubmitArgs::new().timespec(&timeout);
+        match self.ring.submitter().submit_with_args(1, &args) {
+            Ok(_) => {}
+            Err(e) if matches!(e.raw_os_error(), Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN)) => {}
+            Err(e) => return Err(e),
+        }
+        loop {
+            // One completion at a time: what a completion leads to may submit, which borrows the ring.
+            let Some(entry) = self.ring.completion().next() else { break };
+            let token = Token::decode(entry.user_data());
+            match token.op {
+                Op::Wake => {
+                    self.stats.wakes_received += 1;
+                    // A message from another ring has the same token and result 0; only the eventfd needs clearing.
+                    if entry.result() > 0 {
+                        self.wake.clear();
+                        if !cqueue::more(entry.flags()) {
+                            self.poll_wake();
+                        }
+                    }
+                }
+                Op::Ignore => {}
+                _ => self.completed(token, entry.result(), entry.flags(), sink),
+            }
+        }
+        self.buffers.publish();
+        Ok(())
+    }
+
+    fn wake(&mut self, other: &WakeHandle) {
+        self.stats.wakes_sent += 1;
+        match other.ring() {
+            Some(ring) => {
+                let entry = opcode::MsgRingData::new(types::Fd(ring), 0, Token::WAKE.encode(), None)
+                    .build()
+                    .user_data(Token::IGNORE.encode())
+                    .flags(squeue::Flags::SKIP_SUCCESS);
+                self.push(&entry);
+                // It must ring before we sleep or work on: the other core waits for what it announces.
+                self.stats.waits += 1;
+                if self.ring.submit().is_err() {
+                    other.wake();
+                }
+            }
+            None => other.wake(),
+        }
+    }
+
+    fn unacknowledged(&mut self, slot: u32) -> Option<u32> {
+        self.conns.get(slot as usize)?.socket.as_ref().and_then(socket::unacknowledged)
+    }
+
+    fn round_trip(&mut self, slot: u32) -> Option<Duration> {
+        self.conns.get(slot as usize)?.socket.as_ref().and_then(socket::round_trip)
+    }
+
+    fn stats(&self) -> DriverStats {
+        self.stats
+    }
+}
+
+impl Drop for Uring {
+    fn drop(&mut self) {
+        self.wake.set_ring(-1);
+    }
+}

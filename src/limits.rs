@@ -1,0 +1,69 @@
+//! Every bound, with its reason.
+
+use std::time::Duration;
+
+/// Largest packet that is relayed, without keys and header (protocol).
+pub const MAX_PACKET: usize = 64 * 1024;
+
+/// Largest ClientInfo frame payload that is read before the peer is known (protocol).
+pub const MAX_CLIENT_INFO: usize = 256 * 1024;
+
+/// TLS, HTTP head and login together: what an unknown peer may take of our time (the reference's login deadline).
+pub const LOGIN_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Connections that are not logged in, over all edges. Each may hold a few KiB for [`LOGIN_DEADLINE`].
+pub const HALF_OPEN_MAX: usize = 4096;
+
+/// The same from one address (or IPv6 /64): one stranger never fills the table.
+pub const HALF_OPEN_MAX_PER_IP: usize = 512;
+
+/// HTTP head, request line included. Browsers and proxies stay below 8 KiB.
+pub const HTTP_HEAD_MAX: usize = 16 * 1024;
+
+/// Requests on one connection before it upgrades: enough for probers on keep-alive.
+pub const HTTP_REQUESTS_MAX: usize = 100;
+
+/// Pairs of a session and a peer that it has heard of, per worker: 40 bytes each. Beyond it a departure may go
+/// unreported, which a client survives; without it whoever sends to everybody under many keys eats the memory.
+pub const ACQUAINTANCES_MAX: usize = 4 << 20;
+
+/// Packets that a session's queue keeps whatever their size: clients and probers keep 30 packets of 64 KiB in flight
+/// and accept no loss.
+pub const QUEUE_PACKETS_MIN: u32 = 32;
+
+/// Control frames that may pile up in front of a peer that does not read. Mesh watchers are sent the whole directory
+/// (56 bytes a peer), so theirs is larger.
+pub const CONTROL_BYTES_MAX: u32 = 1 << 20;
+pub const CONTROL_BYTES_MAX_MESH: u32 = 64 << 20;
+
+/// Bytes that one session may send in one turn before the next session has its.
+pub const TURN_SEND_BYTES: usize = 256 * 1024;
+
+/// KeepAlive period and the most that is added to it, per connection, so that they do not beat together (protocol).
+pub const KEEP_ALIVE: Duration = Duration::from_secs(60);
+pub const KEEP_ALIVE_JITTER: Duration = Duration::from_secs(5);
+
+/// How often a connection's round-trip time is sampled (the reference's period).
+pub const RTT_SAMPLE: Duration = Duration::from_secs(10);
+
+/// Write timeout of mesh peers (the reference's).
+pub const MESH_WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A change of home counts as a move only on connections older than this (the reference's).
+pub const HOME_SETTLED: Duration = Duration::from_secs(5);
+
+/// PeerGone(NotHere) frames: burst and refill per second, per connection (the reference's).
+pub const NOT_HERE_BURST: u8 = 3;
+
+/// Times that connections of one key take over from each other before both are told. A plain reconnect makes two at
+/// most: what the old connection still had on the way, then the new one.
+pub const TURNS_BEFORE_HEALTH: u32 = 3;
+
+/// Commands that wait for one worker; the edge retries.
+pub const COMMANDS: usize = 1024;
+
+/// Events that wait for the edge; a worker keeps what does not fit and retries.
+pub const EVENTS: usize = 4096;
+
+/// `TCP_NOTSENT_LOWAT`: what may lie unsent in the kernel, where packets can no longer be dropped but only get old.
+pub const NOTSENT_LOWAT: u32 = 128 * 1024;

@@ -1,0 +1,7 @@
+//! DERP without I/O: no descriptor, clock or thread below this module.
+
+pub mod deframe;
+pub mod frame;
+pub mod http;
+pub mod key;
+pub mod login;

@@ -1,0 +1,276 @@
+//! Reasons and counters. Every close and every drop has exactly one reason, and metrics, logs and tests share it.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// A counter or gauge with one writing thread and any number of readers.
+///
+/// Only the owner may call the methods that write: load and store are separate on purpose, so that counting costs no
+/// locked instruction.
+#[derive(Default, Debug)]
+pub struct Cell(AtomicU64);
+
+impl Cell {
+    #[inline]
+    pub fn add(&self, n: u64) {
+        self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
+    }
+
+    #[inline]
+    pub fn sub(&self, n: u64) {
+        self.0.store(self.0.load(Relaxed).wrapping_sub(n), Relaxed);
+    }
+
+    #[inline]
+    pub fn set(&self, n: u64) {
+        self.0.store(n, Relaxed);
+    }
+
+    #[inline]
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+macro_rules! reasons {
+    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident => $text:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        pub enum $name { $($(#[$vdoc])* $variant,)* }
+
+        impl $name {
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+            pub const COUNT: usize = Self::ALL.len();
+
+            /// The label that metrics and logs print.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text,)* }
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+    };
+}
+
+reasons! {
+    /// Why a packet was not delivered. The labels are the reference's, which dashboards know.
+    DropReason {
+        UnknownDest => "unknown_dest",
+        UnknownDestOnFwd => "unknown_dest_on_fwd",
+        GoneDisconnected => "gone_disconnected",
+        QueueHead => "queue_head",
+        QueueTail => "queue_tail",
+        WriteError => "write_error",
+        DupClient => "dup_client",
+    }
+}
+
+reasons! {
+    /// Why a connection ended or was never admitted.
+    CloseReason {
+        /// Peer: end of stream, at a frame border or inside a frame.
+        PeerClosed => "peer_closed",
+        /// Peer or network: reset or another receive error.
+        PeerReset => "peer_reset",
+        /// Peer: nothing was taken for the whole write timeout.
+        WriteTimeout => "write_timeout",
+        /// Network: a send failed.
+        WriteError => "write_error",
+        /// Peer: a frame that the protocol forbids.
+        BadFrame => "bad_frame",
+        /// Peer: a mesh frame without mesh rights.
+        NotMesh => "not_mesh",
+        /// Peer: a record that does not open, or a forbidden TLS message.
+        BadRecord => "bad_record",
+        /// Peer: the TLS handshake failed.
+        Handshake => "handshake",
+        /// Peer: the HTTP head is not one.
+        BadHttp => "bad_http",
+        /// Peer: a plain HTTP exchange that ended without an upgrade.
+        HttpDone => "http_done",
+        /// Peer: ClientInfo is malformed or does not open.
+        BadLogin => "bad_login",
+        /// Peer: not logged in within the deadline.
+        LoginDeadline => "login_deadline",
+        /// Operator's bound on half-open logins; the oldest one goes.
+        HalfOpenCap => "half_open_cap",
+        /// Operator's `--max-clients`.
+        MaxClients => "max_clients",
+        /// Operator's `--max-clients-per-ip`.
+        MaxClientsPerIp => "max_clients_per_ip",
+        /// A mesh peer asked for it.
+        ClosePeer => "close_peer",
+        /// Peer: control frames piled up beyond their bound.
+        ControlBacklog => "control_backlog",
+        /// Ours: the relay stops.
+        Shutdown => "shutdown",
+        /// Ours: the worker could not take the connection.
+        Internal => "internal",
+    }
+}
+
+/// A histogram over fixed bounds with one writing thread.
+#[derive(Debug)]
+pub struct Histogram<const N: usize> {
+    bounds: &'static [u64; N],
+    /// One per bound, not cumulative; what is above the last bound is only in `count`.
+    buckets: [Cell; N],
+    pub sum: Cell,
+    pub count: Cell,
+}
+
+impl<const N: usize> Histogram<N> {
+    pub fn new(bounds: &'static [u64; N]) -> Self {
+        Self { bounds, buckets: std::array::from_fn(|_| Cell::default()), sum: Cell::default(), count: Cell::default() }
+    }
+
+    #[inline]
+    pub fn record(&self, value: u64) {
+        let at = self.bounds.partition_point(|bound| *bound < value);
+        if let Some(bucket) = self.buckets.get(at) {
+            bucket.add(1);
+        }
+        self.sum.add(value);
+        self.count.add(1);
+    }
+
+    pub fn bounds(&self) -> &'static [u64; N] {
+        self.bounds
+    }
+
+    pub fn bucket(&self, at: usize) -> u64 {
+        self.buckets[at].get()
+    }
+}
+
+/// Frames per flush (the reference's bounds).
+pub static WRITE_FRAMES_BOUNDS: [u64; 15] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 15, 20, 25, 50];
+/// Labels of the round-trip counter; a sample counts in the first that it is not above.
+pub const ROUND_TRIP_LABELS: [&str; 10] =
+    ["10ms", "20ms", "50ms", "100ms", "150ms", "250ms", "500ms", "inf", "non-tcp", "error"];
+const ROUND_TRIP_MS: [u64; 7] = [10, 20, 50, 100, 150, 250, 500];
+pub const ROUND_TRIP_ERROR: usize = 9;
+
+/// Which round-trip label a sample counts under.
+pub fn round_trip_label(sample: std::time::Duration) -> usize {
+    ROUND_TRIP_MS.partition_point(|ms| std::time::Duration::from_millis(*ms) < sample)
+}
+
+/// Counters of one worker. It alone writes; anybody may read. Two cache lines apart from everything else, so that
+/// reading disturbs no neighbour.
+#[derive(Debug)]
+#[repr(align(128))]
+pub struct WorkerStats {
+    pub connections: Cell,
+    pub home_connections: Cell,
+    pub not_ideal_connections: Cell,
+    pub watchers: Cell,
+    /// Of the whole relay, as this worker's directory has it.
+    pub keys: Cell,
+    pub dup_keys: Cell,
+    pub dup_conns: Cell,
+    pub dup_conns_total: Cell,
+
+    /// Payload bytes and packets that clients sent.
+    pub bytes_received: Cell,
+    pub packets_received: Cell,
+    pub packets_received_disco: Cell,
+    pub bytes_sent: Cell,
+    pub packets_sent: Cell,
+    pub packets_forwarded_in: Cell,
+    /// By reason; data and disco apart.
+    pub dropped_packets: [[Cell; 2]; DropReason::COUNT],
+    pub dropped_bytes: [[Cell; 2]; DropReason::COUNT],
+    pub unknown_frames: Cell,
+    pub home_moves_in: Cell,
+    pub home_moves_out: Cell,
+    pub got_ping: Cell,
+    pub sent_pong: Cell,
+    pub peer_gone_disconnected: Cell,
+    pub peer_gone_not_here: Cell,
+    pub write_timeouts: Cell,
+    /// Bits of an `f64`: exponentially weighted mean of the time in the queue, in milliseconds.
+    pub queue_ms: Cell,
+    pub round_trip: [Cell; ROUND_TRIP_LABELS.len()],
+    pub write_frames: Histogram<15>,
+
+    /// Packets that went to another worker, and what was done for it.
+    pub packets_to_workers: Cell,
+    pub chains: Cell,
+    pub inbox_full: Cell,
+    pub closes: [Cell; CloseReason::COUNT],
+    pub turns: Cell,
+    pub system_calls: Cell,
+    pub no_buffer: Cell,
+    pub wakes_sent: Cell,
+    pub chunks_in_use: Cell,
+    pub acquaintances: Cell,
+}
+
+impl Default for WorkerStats {
+    fn default() -> Self {
+        fn cells<const N: usize>() -> [Cell; N] {
+            std::array::from_fn(|_| Cell::default())
+        }
+        fn pairs<const N: usize>() -> [[Cell; 2]; N] {
+            std::array::from_fn(|_| cells())
+        }
+        Self {
+            connections: Cell::default(),
+            home_connections: Cell::default(),
+            not_ideal_connections: Cell::default(),
+            watchers: Cell::default(),
+            keys: Cell::default(),
+            dup_keys: Cell::default(),
+            dup_conns: Cell::default(),
+            dup_conns_total: Cell::default(),
+            bytes_received: Cell::default(),
+            packets_received: Cell::default(),
+            packets_received_disco: Cell::default(),
+            bytes_sent: Cell::default(),
+            packets_sent: Cell::default(),
+            packets_forwarded_in: Cell::default(),
+            dropped_packets: pairs(),
+            dropped_bytes: pairs(),
+            unknown_frames: Cell::default(),
+            home_moves_in: Cell::default(),
+            home_moves_out: Cell::default(),
+            got_ping: Cell::default(),
+            sent_pong: Cell::default(),
+            peer_gone_disconnected: Cell::default(),
+            peer_gone_not_here: Cell::default(),
+            write_timeouts: Cell::default(),
+            queue_ms: Cell::default(),
+            round_trip: cells(),
+            write_frames: Histogram::new(&WRITE_FRAMES_BOUNDS),
+            packets_to_workers: Cell::default(),
+            chains: Cell::default(),
+            inbox_full: Cell::default(),
+            closes: cells(),
+            turns: Cell::default(),
+            system_calls: Cell::default(),
+            no_buffer: Cell::default(),
+            wakes_sent: Cell::default(),
+            chunks_in_use: Cell::default(),
+            acquaintances: Cell::default(),
+        }
+    }
+}
+
+impl WorkerStats {
+    /// Counts one dropped packet, or several of one kind.
+    #[inline]
+    pub fn drop_packets(&self, reason: DropReason, disco: bool, packets: u64, payload: u64) {
+        self.dropped_packets[reason as usize][usize::from(disco)].add(packets);
+        self.dropped_bytes[reason as usize][usize::from(disco)].add(payload);
+    }
+
+    /// Packets dropped, for whatever reason.
+    pub fn dropped(&self) -> u64 {
+        self.dropped_packets.iter().flatten().map(Cell::get).sum()
+    }
+}

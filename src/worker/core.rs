@@ -1,0 +1,598 @@
+//! What one worker knows and does, without I/O: bytes and time in, effects on its own queues out.
+
+use std::collections::VecDeque;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_queue::ArrayQueue;
+
+use crate::driver::{End, Nanos, Sink};
+use crate::limits;
+use crate::mem::batch::{Batch, Item, Join, Note, Parcel};
+use crate::mem::chunk::ChunkPool;
+use crate::proto::frame::{self, GoneReason, PACKET_HEAD};
+use crate::proto::key::NodeKey;
+use crate::stats::{CloseReason, DropReason, WorkerStats};
+use crate::tls::Transport;
+use crate::worker::bridge::{Event, Identity, SessionEnd};
+use crate::worker::directory::{Change, Directory, PeerId};
+use crate::worker::egress::{Bounds, Dropped};
+use crate::worker::mailbox::Mailbox;
+use crate::worker::session::{Sessions, State, TokenBucket};
+use crate::worker::timers::{Alarm, Wheel};
+
+/// What a worker is told at its start.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub bounds: Bounds,
+    /// Chunks of all queues together, before the longest are cut.
+    pub chunks_max: usize,
+    /// Zero: never.
+    pub write_timeout: Duration,
+    /// The relay's own key: a watcher with it is a relay that dialled itself.
+    pub server_key: NodeKey,
+    /// Seeds what is only spread, such as keepalives.
+    pub seed: u64,
+}
+
+pub struct Core {
+    pub(super) me: u16,
+    pub(super) settings: Settings,
+    pub(super) now: Nanos,
+    pub(super) sessions: Sessions,
+    pub(super) directory: Directory,
+    pub(super) mailbox: Mailbox,
+    pub(super) chunks: ChunkPool,
+    pub(super) wheel: Wheel,
+    pub(super) stats: Arc<WorkerStats>,
+    /// Sessions with something to send.
+    pub(super) dirty: Vec<u32>,
+    /// Sessions that are over.
+    pub(super) closing: Vec<u32>,
+    pub(super) watchers: Vec<u32>,
+    /// Empty buffers for frames and records that straddle.
+    pub(super) spare: Vec<Vec<u8>>,
+    pub(super) scratch: Vec<u8>,
+    publications: VecDeque<Publication>,
+    last_publication: u64,
+    events: Arc<ArrayQueue<Event>>,
+    events_kept: VecDeque<Event>,
+    pub(super) stopping: bool,
+    random: u64,
+    queue_ms: f64,
+}
+
+/// Logins that all workers are told of together.
+struct Publication {
+    number: u64,
+    /// Marked batches that have not come home.
+    waiting: u32,
+    /// More logins of this turn may still join.
+    filling: bool,
+}
+
+impl Core {
+    pub fn new(
+        settings: Settings,
+        me: u16,
+        mailbox: Mailbox,
+        stats: Arc<WorkerStats>,
+        events: Arc<ArrayQueue<Event>>,
+        now: Nanos,
+    ) -> Self {
+        let random = settings.seed.wrapping_add(u64::from(me)) | 1;
+        Self {
+            me,
+            settings,
+            now,
+            sessions: Sessions::new(me),
+            directory: Directory::default(),
+            mailbox,
+            chunks: ChunkPool::default(),
+            wheel: Wheel::new(now),
+            stats,
+            dirty: Vec::new(),
+            closing: Vec::new(),
+            watchers: Vec::new(),
+            spare: Vec::new(),
+            scratch: Vec::new(),
+            publications: VecDeque::new(),
+            last_publication: 0,
+            events,
+            events_kept: VecDeque::new(),
+            stopping: false,
+            random,
+            queue_ms: 0.0,
+        }
+    }
+
+    /// A session begins: it is known here at once, and everywhere when the publication that is returned is complete.
+    /// Its greeting is the first thing that it will be sent. `None`: no slot is left.
+    pub(super) fn join(&mut self, identity: &Identity, transport: Transport, greeting: &[u8]) -> Option<(u32, u64)> {
+        let slot = self.sessions.take()?;
+        let jitter = self.spread(limits::KEEP_ALIVE_JITTER);
+        let join = Join {
+            key: identity.key,
+            conn: self.sessions.name(slot),
+            stamp: self.now,
+            ip: address_bytes(identity),
+            port: identity.address.map_or(0, |a| a.port()),
+            flags: present_flags(identity),
+        };
+        let session = &mut self.sessions[slot];
+        session.state = State::Joining;
+        session.key = identity.key;
+        session.identity = *identity;
+        session.mesh = identity.mesh;
+        session.not_ideal = identity.not_ideal;
+        session.transport = transport;
+        session.since = self.now;
+        session.keep_alive_every = limits::KEEP_ALIVE.as_nanos() as Nanos + jitter;
+        session.not_here = TokenBucket::full(limits::NOT_HERE_BURST, self.now);
+        session.egress.push_control(&mut self.chunks, greeting);
+        self.stats.connections.add(1);
+        self.stats.not_ideal_connections.add(u64::from(identity.not_ideal));
+        let publication = self.publication();
+        let marked = self.mailbox.publish(publication, join);
+        if let Some(open) = self.publications.back_mut() {
+            open.waiting += marked;
+        }
+        self.joined(&join);
+        let peer = self.directory.peer(self.sessions[slot].peer);
+        if peer.is_shared() {
+            self.stats.dup_conns_total.add(1);
+        }
+        Some((slot, publication))
+    }
+
+    /// The session may be read and written from now on.
+    pub(super) fn opened(&mut self, slot: u32) {
+        let session = &mut self.sessions[slot];
+        session.state = State::Open;
+        session.keep_alive_at = self.now + session.keep_alive_every;
+        session.round_trip_at = self.now;
+        session.alarm = Nanos::MAX;
+        self.wake_at(slot, self.now);
+        self.mark_dirty(slot);
+    }
+
+    /// No more logins belong to the publication that was begun in this turn.
+    pub(super) fn seal_publication(&mut self) {
+        if let Some(last) = self.publications.back_mut() {
+            last.filling = false;
+        }
+    }
+
+    /// The newest publication of which every part was acknowledged, and all before it.
+    pub(super) fn completed(&mut self) -> u64 {
+        while self.publications.front().is_some_and(|p| p.waiting == 0 && !p.filling) {
+            self.publications.pop_front();
+        }
+        self.publications.front().map_or(self.last_publication, |p| p.number - 1)
+    }
+
+    fn publication(&mut self) -> u64 {
+        if !self.publications.back().is_some_and(|p| p.filling) {
+            self.last_publication += 1;
+            self.publications.push_back(Publication { number: self.last_publication, waiting: 0, filling: true });
+        }
+        self.last_publication
+    }
+
+    /// The session is over; everything else about its end happens at the end of the turn.
+    pub(super) fn close(&mut self, slot: u32, reason: CloseReason) {
+        let session = &mut self.sessions[slot];
+        match session.state {
+            State::Open => self.closing.push(slot),
+            // Buried when its turn to open comes: until then its socket has not met the driver.
+            State::Joining => {}
+            _ => return,
+        }
+        session.state = State::Closing(reason);
+    }
+
+    /// The edge handed over a connection that cannot be named.
+    #[cold]
+    pub(super) fn refused(&mut self, identity: &Identity) {
+        let reason = CloseReason::Internal;
+        self.stats.closes[reason as usize].add(1);
+        let end = SessionEnd { identity: *identity, reason, lived: Duration::ZERO, totals: Default::default() };
+        self.events_kept.push_back(Event::Closed(end));
+    }
+
+    /// A session that ended before it began: its socket never met the driver.
+    pub(super) fn detach_unopened(&mut self, slot: u32) {
+        if let State::Closing(reason) = self.sessions[slot].state {
+            self.bury(slot, reason);
+            self.detached(slot);
+        }
+    }
+
+    /// Everything that was queued has reached the kernel.
+    pub(super) fn all_flushed(&self) -> bool {
+        self.sessions.iter().all(|s| s.egress.is_empty())
+    }
+
+    /// Takes a session that is over out of everything but its slot.
+    pub(super) fn bury(&mut self, slot: u32, reason: CloseReason) {
+        let session = &mut self.sessions[slot];
+        session.state = State::Detaching;
+        let key = session.key;
+        let (queued, unsent) = session.egress.clear(&mut self.chunks);
+        session.totals.dropped += u64::from(queued.data + queued.disco + unsent.data + unsent.disco);
+        self.count_dropped(DropReason::GoneDisconnected, queued);
+        self.count_dropped(DropReason::WriteError, unsent);
+        let session = &mut self.sessions[slot];
+        self.stats.connections.sub(1);
+        self.stats.home_connections.sub(u64::from(session.home));
+        self.stats.not_ideal_connections.sub(u64::from(session.not_ideal));
+        if session.watching {
+            self.stats.watchers.sub(1);
+            self.watchers.retain(|w| *w != slot);
+        }
+        self.stats.closes[reason as usize].add(1);
+        let end = SessionEnd {
+            identity: session.identity,
+            reason,
+            lived: Duration::from_nanos(self.now.saturating_sub(session.since)),
+            totals: session.totals,
+        };
+        let name = self.sessions.name(slot);
+        self.directory.forget_session(slot, &mut self.sessions);
+        self.departed(&key, name);
+        if !self.stopping {
+            self.mailbox.broadcast(Note::Depart { key, conn: name });
+        }
+        self.events_kept.push_back(Event::Closed(end));
+        let session = &mut self.sessions[slot];
+        session.transport = Transport::Plain;
+        session.wire = Vec::new();
+        session.deframer = Default::default();
+    }
+
+    /// Tells the edge what it has room for.
+    pub(super) fn report(&mut self) {
+        while let Some(event) = self.events_kept.pop_front() {
+            if let Err(event) = self.events.push(event) {
+                self.events_kept.push_front(event);
+                return;
+            }
+        }
+    }
+
+    pub(super) fn has_reports(&self) -> bool {
+        !self.events_kept.is_empty()
+    }
+
+    /// Reads what other workers have sent, at most `chains` of it.
+    pub(super) fn read_mail(&mut self, chains: usize) {
+        for _ in 0..chains {
+            let Some(chain) = self.mailbox.receive() else { return };
+            let mut next = Some(chain);
+            while let Some(mut batch) = next {
+                next = batch.next.take();
+                if batch.maker == self.me {
+                    let publication = self.mailbox.welcome(batch);
+                    if publication != 0 {
+                        self.acknowledged(publication);
+                    }
+                } else {
+                    self.read_batch(&batch);
+                    self.mailbox.send_home(batch);
+                }
+            }
+        }
+    }
+
+    fn acknowledged(&mut self, publication: u64) {
+        let found = self.publications.iter_mut().find(|p| p.number == publication);
+        debug_assert!(found.is_some(), "a publication stays until it is acknowledged");
+        if let Some(publication) = found {
+            publication.waiting -= 1;
+        }
+    }
+
+    fn read_batch(&mut self, batch: &Batch) {
+        for item in &batch.items {
+            match item {
+                Item::Packet(parcel) => self.deliver(parcel, batch.frame(parcel)),
+                Item::Note(note) => self.apply(note),
+            }
+        }
+    }
+
+    /// A packet from another worker.
+    fn deliver(&mut self, parcel: &Parcel, frame: &[u8]) {
+        let Some(slot) = self.sessions.find(parcel.to) else {
+            let payload = (frame.len() - PACKET_HEAD) as u64;
+            self.stats.drop_packets(DropReason::GoneDisconnected, parcel.disco, 1, payload);
+            return;
+        };
+        if parcel.introduce {
+            self.introduce_key(&NodeKey::from_prefix(&frame[frame::HEADER_LEN..]), slot);
+        }
+        self.enqueue(slot, frame, parcel.disco, parcel.queued_us);
+    }
+
+    /// The session in `slot` is about to hear of `peer`.
+    pub(super) fn introduce(&mut self, peer: PeerId, slot: u32) {
+        if self.directory.introduce(peer, slot, &mut self.sessions) {
+            self.sessions[slot].egress.introduced();
+        }
+    }
+
+    pub(super) fn introduce_key(&mut self, source: &NodeKey, slot: u32) {
+        if let Some(peer) = self.directory.find(source) {
+            self.introduce(peer, slot);
+        }
+    }
+
+    fn apply(&mut self, note: &Note) {
+        match note {
+            Note::Join(join) => self.joined(join),
+            Note::Depart { key, conn } => self.departed(key, *conn),
+            Note::Active { key, conn, stamp } => {
+                if let Some(peer) = self.directory.activate(key, *conn, *stamp) {
+                    self.took_over(peer);
+                }
+            }
+            Note::Close { conn } => {
+                if let Some(slot) = self.sessions.find(*conn) {
+                    self.close(slot, CloseReason::ClosePeer);
+                }
+            }
+        }
+    }
+
+    fn joined(&mut self, join: &Join) {
+        let (peer, change) = self.directory.join(join);
+        if join.conn.worker() == self.me {
+            self.sessions[join.conn.slot()].peer = peer;
+        }
+        if change == Change::Another {
+            self.mark_shared(peer);
+        }
+        let present = frame::peer_present(&join.key, join.ip, join.port, join.flags);
+        for at in 0..self.watchers.len() {
+            self.push_in_order(self.watchers[at], &present);
+        }
+        self.count_keys();
+    }
+
+    fn departed(&mut self, key: &NodeKey, conn: crate::mem::batch::ConnId) {
+        match self.directory.depart(key, conn) {
+            (peer, Change::First) => {
+                if !self.stopping {
+                    self.tell_gone(peer, key);
+                }
+                while self.directory.next_acquaintance(peer, &mut self.sessions).is_some() {}
+                self.directory.forget(peer);
+            }
+            (peer, Change::Another) => self.mark_shared(peer),
+            (_, Change::Nothing) => {}
+        }
+        self.count_keys();
+    }
+
+    /// Everybody here who has heard of the peer, or watches, learns that it is gone; behind its own packets.
+    fn tell_gone(&mut self, peer: PeerId, key: &NodeKey) {
+        let gone = frame::peer_gone(key, GoneReason::Disconnected);
+        while let Some(slot) = self.directory.next_acquaintance(peer, &mut self.sessions) {
+            if !self.sessions[slot].watching {
+                self.stats.peer_gone_disconnected.add(1);
+                self.push_in_order(slot, &gone);
+            }
+        }
+        for at in 0..self.watchers.len() {
+            self.stats.peer_gone_disconnected.add(1);
+            self.push_in_order(self.watchers[at], &gone);
+        }
+    }
+
+    /// Queues news of who comes and goes, behind all packets and all such news before it.
+    pub(super) fn push_in_order(&mut self, slot: u32, frame: &[u8]) {
+        let session = &mut self.sessions[slot];
+        if !session.is_present() {
+            return;
+        }
+        session.egress.push_in_order(&mut self.chunks, frame);
+        let max = self.settings.bounds.bytes.saturating_mul(2).saturating_add(control_max(session.mesh));
+        if session.egress.queued_bytes() > max {
+            self.close(slot, CloseReason::ControlBacklog);
+            return;
+        }
+        self.mark_dirty(slot);
+    }
+
+    /// Queues a frame of the relay's own; a peer that lets too many pile up is closed.
+    pub(super) fn push_control(&mut self, slot: u32, frame: &[u8]) {
+        let session = &mut self.sessions[slot];
+        if !session.is_present() {
+            return;
+        }
+        session.egress.push_control(&mut self.chunks, frame);
+        if session.egress.control_bytes() > control_max(session.mesh) {
+            self.close(slot, CloseReason::ControlBacklog);
+            return;
+        }
+        self.mark_dirty(slot);
+    }
+
+    /// Queues a packet for a session of this worker.
+    #[inline]
+    pub(super) fn enqueue(&mut self, slot: u32, frame: &[u8], disco: bool, queued_us: u32) {
+        let session = &mut self.sessions[slot];
+        if !session.is_present() {
+            self.stats.drop_packets(DropReason::GoneDisconnected, disco, 1, (frame.len() - PACKET_HEAD) as u64);
+            return;
+        }
+        let dropped = session.egress.push_packet(&mut self.chunks, &self.settings.bounds, frame, disco, queued_us);
+        if dropped.any() {
+            session.totals.dropped += u64::from(dropped.data + dropped.disco);
+            self.count_dropped(DropReason::QueueHead, dropped);
+        }
+        self.mark_dirty(slot);
+        if self.chunks.in_use() > self.settings.chunks_max {
+            self.shed();
+        }
+    }
+
+    #[inline]
+    pub(super) fn mark_dirty(&mut self, slot: u32) {
+        let session = &mut self.sessions[slot];
+        if !session.dirty && !session.blocked && session.state == State::Open {
+            session.dirty = true;
+            self.dirty.push(slot);
+        }
+    }
+
+    pub(super) fn count_dropped(&self, reason: DropReason, dropped: Dropped) {
+        self.stats.drop_packets(reason, false, u64::from(dropped.data), dropped.data_bytes);
+        self.stats.drop_packets(reason, true, u64::from(dropped.disco), dropped.disco_bytes);
+    }
+
+    /// All queues together are over the budget: the longest give up half, until a sixteenth of the budget is free.
+    /// So much at once, because each time looks at every session.
+    #[cold]
+    fn shed(&mut self) {
+        let goal = self.settings.chunks_max / 16 * 15;
+        let mut longest: Vec<(u32, u32)> = (0..self.sessions.slots())
+            .map(|slot| (self.sessions[slot].egress.queued_bytes(), slot))
+            .filter(|(bytes, _)| *bytes > 0)
+            .collect();
+        longest.sort_unstable_by(|a, b| b.cmp(a));
+        for (bytes, slot) in longest {
+            if self.chunks.in_use() <= goal {
+                return;
+            }
+            let dropped = self.sessions[slot].egress.shed(&mut self.chunks, bytes / 2);
+            self.sessions[slot].totals.dropped += u64::from(dropped.data + dropped.disco);
+            self.count_dropped(DropReason::QueueHead, dropped);
+        }
+    }
+
+    /// Looks at the session at `at` or earlier.
+    pub(super) fn wake_at(&mut self, slot: u32, at: Nanos) {
+        let session = &mut self.sessions[slot];
+        if at < session.alarm {
+            session.alarm = at;
+            self.wheel.set(Alarm { slot, generation: session.generation }, at);
+        }
+    }
+
+    #[inline]
+    pub(super) fn now_us(&self) -> u32 {
+        (self.now / 1000) as u32
+    }
+
+    /// Mean time in the queue: a tenth of each new sample.
+    #[inline]
+    pub(super) fn sample_queue_time(&mut self, queued_us: u32) {
+        let ms = f64::from(self.now_us().wrapping_sub(queued_us) / 1000);
+        self.queue_ms += 0.1 * (ms - self.queue_ms);
+    }
+
+    pub(super) fn publish_stats(&mut self) {
+        self.stats.queue_ms.set(self.queue_ms.to_bits());
+        self.stats.chunks_in_use.set(self.chunks.in_use() as u64);
+        self.stats.acquaintances.set(self.directory.acquaintances() as u64);
+    }
+
+    fn count_keys(&self) {
+        let (dup_keys, dup_conns) = self.directory.duplicates();
+        self.stats.keys.set(self.directory.keys() as u64);
+        self.stats.dup_keys.set(dup_keys as u64);
+        self.stats.dup_conns.set(dup_conns as u64);
+    }
+
+    /// A pseudo-random part of `span`; only for spreading things in time.
+    pub(super) fn spread(&mut self, span: Duration) -> Nanos {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        let span = span.as_nanos() as Nanos;
+        if span == 0 { 0 } else { self.random % span }
+    }
+
+    /// Buffers come back here when nothing straddles any more.
+    pub(super) fn recycle(&mut self, mut buffer: Vec<u8>) {
+        const KEEP: usize = 64;
+        const KEEP_BYTES: usize = 256 * 1024;
+        if self.spare.len() < KEEP && buffer.capacity() > 0 && buffer.capacity() <= KEEP_BYTES {
+            buffer.clear();
+            self.spare.push(buffer);
+        }
+    }
+
+    /// Packets that wait here: in queues, committed, or in outboxes.
+    pub fn packets_held(&self) -> u64 {
+        let queued: u64 = self.sessions.iter().map(|s| u64::from(s.egress.packets_held(&self.chunks))).sum();
+        queued + self.mailbox.packets_waiting()
+    }
+
+    pub fn directory(&self) -> &Directory {
+        &self.directory
+    }
+
+    pub fn stats(&self) -> &WorkerStats {
+        &self.stats
+    }
+
+    /// Chunks in use, batches away: both are zero when all is quiet.
+    pub fn memory_held(&self) -> (usize, bool) {
+        (self.chunks.in_use(), self.mailbox.is_settled())
+    }
+}
+
+impl Sink for Core {
+    #[inline]
+    fn received(&mut self, slot: u32, bytes: &mut [u8]) {
+        self.ingest(slot, bytes);
+    }
+
+    fn writable(&mut self, slot: u32) {
+        self.sessions[slot].blocked = false;
+        self.mark_dirty(slot);
+    }
+
+    fn ended(&mut self, slot: u32, end: End) {
+        let reason = match end {
+            End::Closed => CloseReason::PeerClosed,
+            End::Reset => CloseReason::PeerReset,
+        };
+        self.close(slot, reason);
+    }
+
+    fn detached(&mut self, slot: u32) {
+        debug_assert_eq!(self.sessions[slot].state, State::Detaching);
+        self.sessions.give(slot);
+    }
+}
+
+fn control_max(mesh: bool) -> u32 {
+    if mesh { limits::CONTROL_BYTES_MAX_MESH } else { limits::CONTROL_BYTES_MAX }
+}
+
+fn address_bytes(identity: &Identity) -> [u8; 16] {
+    match identity.address.map(|a| a.ip()) {
+        Some(IpAddr::V4(ip)) => ip.to_ipv6_mapped().octets(),
+        Some(IpAddr::V6(ip)) => ip.octets(),
+        None => [0; 16],
+    }
+}
+
+fn present_flags(identity: &Identity) -> u8 {
+    use frame::present;
+    let mut flags = 0;
+    if identity.mesh {
+        flags |= present::MESH;
+    }
+    if identity.prober {
+        flags |= present::PROBER;
+    }
+    if identity.not_ideal {
+        flags |= present::NOT_IDEAL;
+    }
+    if flags == 0 { present::REGULAR } else { flags }
+}

@@ -1,0 +1,317 @@
+//! A worker: the loop that one core runs, and everything that a packet meets on its way through it.
+//!
+//! ```text
+//! driver --> ingress --> route --> egress --> send --> driver
+//!  (bytes)   open, cut     |        queue     seal     (bytes)
+//!                          +--> mailbox --> another worker's egress
+//! ```
+
+pub mod bridge;
+mod control;
+mod core;
+pub mod directory;
+pub mod egress;
+mod ingress;
+pub mod mailbox;
+pub mod pool;
+mod route;
+mod send;
+pub mod session;
+mod timers;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use crossbeam_queue::ArrayQueue;
+
+use crate::driver::{Driver, Nanos, WakeHandle};
+use crate::limits;
+use crate::proto::frame;
+use crate::stats::{CloseReason, WorkerStats};
+use bridge::{Command, Event, Handover};
+pub use core::{Core, Settings};
+use mailbox::{Inbox, Mailbox};
+use session::State;
+use timers::Alarm;
+
+/// What everybody may know of a worker.
+#[derive(Debug)]
+pub struct Doorbell {
+    pub wake: WakeHandle,
+    /// Set before the worker goes to sleep, before it looks at its queues for the last time.
+    asleep: AtomicBool,
+}
+
+impl Doorbell {
+    /// # Errors
+    /// No descriptor is left.
+    pub fn new() -> std::io::Result<Self> {
+        Ok(Self { wake: WakeHandle::new()?, asleep: AtomicBool::new(false) })
+    }
+
+    /// Rings if the worker sleeps and nobody has rung yet. What it shall find is in its queue already.
+    pub fn ring(&self) {
+        if self.claim() {
+            self.wake.wake();
+        }
+    }
+
+    fn claim(&self) -> bool {
+        // Pairs with the fence in `Worker::nap`: either we see that it sleeps, or it sees what we have queued.
+        std::sync::atomic::fence(Ordering::SeqCst);
+        self.asleep.load(Ordering::Relaxed) && self.asleep.swap(false, Ordering::Relaxed)
+    }
+}
+
+/// What the workers of one relay share.
+pub struct Common<S> {
+    pub inboxes: Arc<[Inbox]>,
+    pub bells: Arc<[Arc<Doorbell>]>,
+    pub commands: Arc<[ArrayQueue<Command<S>>]>,
+    pub events: Arc<ArrayQueue<Event>>,
+    pub stats: Arc<[Arc<WorkerStats>]>,
+    /// Workers that have stopped receiving and have delivered all that they had for others.
+    pub drained: AtomicUsize,
+}
+
+impl<S> Common<S> {
+    /// # Errors
+    /// No descriptor is left.
+    pub fn new(workers: usize, inbox_chains: usize) -> std::io::Result<Arc<Self>> {
+        let bells: std::io::Result<Vec<_>> = (0..workers).map(|_| Doorbell::new().map(Arc::new)).collect();
+        Ok(Arc::new(Self {
+            inboxes: (0..workers).map(|_| Inbox::new(inbox_chains)).collect(),
+            bells: bells?.into(),
+            commands: (0..workers).map(|_| ArrayQueue::new(limits::COMMANDS)).collect(),
+            events: Arc::new(ArrayQueue::new(limits::EVENTS)),
+            stats: (0..workers).map(|_| Arc::new(WorkerStats::default())).collect(),
+            drained: AtomicUsize::new(0),
+        }))
+    }
+}
+
+pub struct Worker<D: Driver> {
+    driver: D,
+    core: Core,
+    common: Arc<Common<D::Socket>>,
+    /// Sessions that wait until every worker knows them, with the publication that tells so.
+    joining: Vec<(u64, u32, Box<Handover<D::Socket>>)>,
+    stop: Option<Stop>,
+    alarms: Vec<Alarm>,
+}
+
+struct Stop {
+    deadline: Nanos,
+    drained: bool,
+}
+
+/// Whether a worker goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    Turn,
+    /// All sessions are closed; nothing is held.
+    Finished,
+}
+
+impl<D: Driver> Worker<D> {
+    pub fn new(mut driver: D, me: u16, settings: Settings, common: Arc<Common<D::Socket>>) -> Self {
+        let mailbox = Mailbox::new(me, common.inboxes.clone());
+        let stats = common.stats[usize::from(me)].clone();
+        let core = Core::new(settings, me, mailbox, stats, common.events.clone(), driver.now());
+        Self { driver, core, common, joining: Vec::new(), stop: None, alarms: Vec::new() }
+    }
+
+    /// One turn: take everything that has come, act on it, then send, once per session and once per worker.
+    ///
+    /// # Errors
+    /// The driver is broken.
+    pub fn turn(&mut self) -> std::io::Result<Next> {
+        const MAIL: usize = 256;
+        // 1. Everything that the sockets have brought; sleeps here when there is nothing else to do.
+        let wait = self.nap();
+        let result = self.driver.turn(wait, &mut self.core);
+        self.common.bells[usize::from(self.core.me)].asleep.store(false, Ordering::Relaxed);
+        result?;
+        self.core.now = self.driver.now();
+        // 2. New sessions and orders from the edge.
+        self.obey();
+        // 3. What other workers have sent.
+        self.core.read_mail(MAIL);
+        // 4. Sessions that every worker knows by now begin.
+        self.open();
+        // 5. Deadlines.
+        self.ring_alarms();
+        // 6. One send per session that has something to send.
+        self.core.flush(&mut self.driver);
+        // 7. Sessions that have ended leave; behind everything that they have sent.
+        self.core.reap(&mut self.driver);
+        // 8. One chain per other worker.
+        self.post();
+        self.core.report();
+        self.count();
+        Ok(self.next())
+    }
+
+    /// How long the driver may sleep.
+    fn nap(&mut self) -> Duration {
+        const SOON: Duration = Duration::from_millis(1);
+        const LONG: Duration = Duration::from_secs(1);
+        let me = usize::from(self.core.me);
+        let busy = || {
+            !self.core.dirty.is_empty() || self.core.mailbox.has_mail() || !self.common.commands[me].is_empty()
+        };
+        if busy() {
+            return Duration::ZERO;
+        }
+        let stuck = self.core.mailbox.is_stuck() || self.core.has_reports() || self.stop.is_some();
+        let next = self.core.wheel.next().map_or(LONG, |at| Duration::from_nanos(at.saturating_sub(self.core.now)));
+        let wait = if stuck { next.min(SOON) } else { next.min(LONG) };
+        if wait.is_zero() {
+            return wait;
+        }
+        self.common.bells[me].asleep.store(true, Ordering::Relaxed);
+        // Pairs with the fence in `Doorbell::claim`.
+        std::sync::atomic::fence(Ordering::SeqCst);
+        if busy() {
+            self.common.bells[me].asleep.store(false, Ordering::Relaxed);
+            return Duration::ZERO;
+        }
+        wait
+    }
+
+    fn obey(&mut self) {
+        let common = self.common.clone();
+        while let Some(command) = common.commands[usize::from(self.core.me)].pop() {
+            match command {
+                Command::Adopt(handover) => self.adopt(handover),
+                Command::Stop { flush, reconnect_spread } => self.begin_stop(flush, reconnect_spread),
+            }
+        }
+    }
+
+    fn adopt(&mut self, mut handover: Box<Handover<D::Socket>>) {
+        let transport = std::mem::replace(&mut handover.transport, crate::tls::Transport::Plain);
+        match self.core.join(&handover.identity, transport, &handover.greeting) {
+            Some((slot, publication)) => self.joining.push((publication, slot, handover)),
+            // No name is left for it: the socket closes as it is dropped.
+            None => self.core.refused(&handover.identity),
+        }
+    }
+
+    /// Begins to serve sessions whose login every worker has acknowledged, in the order of their logins.
+    fn open(&mut self) {
+        self.core.seal_publication();
+        let completed = self.core.completed();
+        while self.joining.first().is_some_and(|(publication, ..)| *publication <= completed) {
+            let (_, slot, mut handover) = self.joining.remove(0);
+            if self.core.sessions[slot].state != State::Joining {
+                self.core.detach_unopened(slot);
+                continue;
+            }
+            match self.driver.attach(slot, handover.socket) {
+                Ok(()) => {
+                    self.core.opened(slot);
+                    self.core.frames(slot, &mut handover.plain_in);
+                    self.core.ingest(slot, &mut handover.wire_in);
+                }
+                Err(_) => {
+                    self.core.close(slot, CloseReason::Internal);
+                    self.core.detach_unopened(slot);
+                }
+            }
+        }
+    }
+
+    fn ring_alarms(&mut self) {
+        let mut due = std::mem::take(&mut self.alarms);
+        self.core.wheel.expire(self.core.now, &mut due);
+        for alarm in due.drain(..) {
+            if self.core.sessions[alarm.slot].generation == alarm.generation {
+                self.core.alarm(&mut self.driver, alarm.slot);
+            }
+        }
+        self.alarms = due;
+    }
+
+    fn post(&mut self) {
+        let (bells, driver) = (&self.common.bells, &mut self.driver);
+        let posted = self.core.mailbox.post(|to| {
+            let bell = &bells[usize::from(to)];
+            if bell.claim() {
+                driver.wake(&bell.wake);
+            }
+        });
+        if posted.chains > 0 {
+            self.core.stats.chains.add(u64::from(posted.chains));
+        }
+        self.core.stats.inbox_full.add(u64::from(posted.stuck));
+    }
+
+    fn count(&mut self) {
+        let driver = self.driver.stats();
+        let stats = &self.core.stats;
+        stats.turns.add(1);
+        stats.system_calls.set(driver.waits + driver.receives + driver.sends);
+        stats.no_buffer.set(driver.no_buffer);
+        stats.wakes_sent.set(driver.wakes_sent);
+        self.core.publish_stats();
+    }
+
+    fn begin_stop(&mut self, flush: Duration, reconnect_spread: Duration) {
+        const TRY_FOR_MS: u32 = 120_000;
+        if self.stop.is_some() {
+            return;
+        }
+        self.stop = Some(Stop { deadline: self.core.now + flush.as_nanos() as Nanos, drained: false });
+        self.core.stopping = true;
+        for slot in 0..self.core.sessions.slots() {
+            let reconnect_in = (self.core.spread(reconnect_spread) / 1_000_000) as u32;
+            self.core.push_control(slot, &frame::restarting(reconnect_in, TRY_FOR_MS));
+        }
+    }
+
+    /// While stopping: finished when every worker has delivered what it had for others and our queues are empty, or at
+    /// the deadline.
+    fn next(&mut self) -> Next {
+        let Some(stop) = &mut self.stop else { return Next::Turn };
+        if !stop.drained && self.joining.is_empty() && self.core.mailbox.is_settled() {
+            stop.drained = true;
+            self.common.drained.fetch_add(1, Ordering::AcqRel);
+        }
+        let all_drained = self.common.drained.load(Ordering::Acquire) == self.common.bells.len();
+        let flushed = all_drained && !self.core.mailbox.has_mail() && self.core.all_flushed();
+        if !flushed && self.core.now < stop.deadline {
+            return Next::Turn;
+        }
+        for slot in 0..self.core.sessions.slots() {
+            self.core.close(slot, CloseReason::Shutdown);
+        }
+        // Those that never began have no socket to detach.
+        for (_, slot, _) in std::mem::take(&mut self.joining) {
+            self.core.detach_unopened(slot);
+        }
+        self.core.reap(&mut self.driver);
+        self.core.report();
+        self.count();
+        Next::Finished
+    }
+
+    pub fn core(&self) -> &Core {
+        &self.core
+    }
+
+    pub fn driver_mut(&mut self) -> &mut D {
+        &mut self.driver
+    }
+
+    /// Whether a turn would find something to do: for tests that run many workers on one thread.
+    pub fn has_work(&self) -> bool {
+        let me = usize::from(self.core.me);
+        !self.core.dirty.is_empty()
+            || self.core.mailbox.has_mail()
+            || self.core.mailbox.is_stuck()
+            || !self.common.commands[me].is_empty()
+            || !self.joining.is_empty()
+    }
+}

@@ -1,0 +1,118 @@
+//! Where a packet goes: a session here, another worker, or nowhere. The only place that decides.
+
+use crate::mem::batch::{ConnId, Parcel};
+use crate::proto::frame::{self, GoneReason, HEADER_LEN, PACKET_HEAD};
+use crate::proto::key::NodeKey;
+use crate::stats::DropReason;
+use crate::worker::core::Core;
+use crate::worker::directory::PeerId;
+use crate::worker::session::Route;
+
+/// A decision.
+#[derive(Clone, Copy, Debug)]
+struct Target {
+    to: ConnId,
+    /// The destination's worker must note that it has heard of the source.
+    introduce: bool,
+}
+
+impl Core {
+    /// A whole SendPacket frame.
+    #[inline]
+    pub(super) fn packet(&mut self, slot: u32, frame: &mut [u8]) {
+        let payload = (frame.len() - PACKET_HEAD) as u64;
+        let disco = frame::is_disco(&frame[PACKET_HEAD..]);
+        let totals = &mut self.sessions[slot].totals;
+        totals.packets_in += 1;
+        totals.bytes_in += payload;
+        self.stats.packets_received.add(1);
+        self.stats.bytes_received.add(payload);
+        self.stats.packets_received_disco.add(u64::from(disco));
+        let dest = NodeKey::from_prefix(&frame[HEADER_LEN..]);
+        match self.route(slot, &dest) {
+            Some(target) => {
+                let source = self.sessions[slot].key;
+                frame::relabel(frame, &source);
+                self.dispatch(target, frame, disco, false);
+            }
+            None => self.unknown(slot, &dest, disco, payload, DropReason::UnknownDest),
+        }
+    }
+
+    /// A whole ForwardPacket frame of a mesh peer: delivered to clients of this relay only, one hop.
+    pub(super) fn forwarded_packet(&mut self, slot: u32, frame: &mut [u8]) {
+        const KEY: usize = NodeKey::LEN;
+        let source = NodeKey::from_prefix(&frame[HEADER_LEN..]);
+        let dest = NodeKey::from_prefix(&frame[HEADER_LEN + KEY..]);
+        let payload = (frame.len() - HEADER_LEN - 2 * KEY) as u64;
+        let disco = frame::is_disco(&frame[HEADER_LEN + 2 * KEY..]);
+        self.stats.packets_forwarded_in.add(1);
+        let Some(peer) = self.directory.find(&dest) else {
+            self.unknown(slot, &dest, disco, payload, DropReason::UnknownDestOnFwd);
+            return;
+        };
+        let to = self.directory.peer(peer).active();
+        // The RecvPacket is the same bytes with one key less in front of the payload.
+        let frame = &mut frame[KEY..];
+        let len = (frame.len() - HEADER_LEN) as u32;
+        frame[..HEADER_LEN].copy_from_slice(&frame::header(frame::kind::RECV_PACKET, len));
+        frame[HEADER_LEN..PACKET_HEAD].copy_from_slice(&source.0);
+        self.dispatch(Target { to, introduce: true }, frame, disco, true);
+    }
+
+    /// Hands a RecvPacket frame to its session or to its worker.
+    #[inline]
+    fn dispatch(&mut self, target: Target, frame: &[u8], disco: bool, forwarded: bool) {
+        let queued_us = self.now_us();
+        if target.to.worker() == self.me {
+            let slot = target.to.slot();
+            if forwarded && target.introduce {
+                self.introduce_key(&NodeKey::from_prefix(&frame[HEADER_LEN..]), slot);
+            }
+            self.enqueue(slot, frame, disco, queued_us);
+            return;
+        }
+        self.stats.packets_to_workers.add(1);
+        let parcel = Parcel { to: target.to, at: 0, len: 0, queued_us, disco, introduce: target.introduce, forwarded };
+        let dropped = self.mailbox.send_packet(parcel, frame);
+        if dropped.any() {
+            self.count_dropped(DropReason::QueueHead, dropped);
+        }
+    }
+
+    /// The route to `dest`, from what this session remembers or from the directory.
+    #[inline]
+    fn route(&mut self, slot: u32, dest: &NodeKey) -> Option<Target> {
+        for route in self.sessions[slot].routes.iter().flatten() {
+            if route.key == *dest && self.directory.is_current(route.peer, route.version) {
+                return Some(Target { to: route.to, introduce: false });
+            }
+        }
+        self.look_up(slot, dest)
+    }
+
+    fn look_up(&mut self, slot: u32, dest: &NodeKey) -> Option<Target> {
+        let peer: PeerId = self.directory.find(dest)?;
+        let entry = self.directory.peer(peer);
+        let route = Route { key: *dest, peer, version: entry.version(), to: entry.active() };
+        let session = &mut self.sessions[slot];
+        session.routes.rotate_right(1);
+        session.routes[0] = Some(route);
+        let source = session.peer;
+        let here = route.to.worker() == self.me;
+        if here {
+            self.introduce(source, route.to.slot());
+        }
+        Some(Target { to: route.to, introduce: !here })
+    }
+
+    /// Nobody has this key. A disco packet is answered, within limits, so that its sender looks elsewhere.
+    fn unknown(&mut self, slot: u32, dest: &NodeKey, disco: bool, payload: u64, reason: DropReason) {
+        self.stats.drop_packets(reason, disco, 1, payload);
+        let now = self.now;
+        if disco && self.sessions[slot].not_here.take(crate::limits::NOT_HERE_BURST, now) {
+            self.stats.peer_gone_not_here.add(1);
+            self.push_control(slot, &frame::peer_gone(dest, GoneReason::NotHere));
+        }
+    }
+}
