@@ -23,6 +23,47 @@ pub const HTTP_HEAD_MAX: usize = 16 * 1024;
 /// Requests on one connection before it upgrades: enough for probers on keep-alive.
 pub const HTTP_REQUESTS_MAX: usize = 100;
 
+/// Header lines of one HTTP head; they are parsed on the stack.
+pub const HTTP_HEADERS_MAX: usize = 96;
+
+/// Request body that is read and thrown away to keep a connection; beyond it, closing is cheaper.
+pub const HTTP_BODY_MAX: u64 = 64 * 1024;
+
+/// Bytes of a TLS handshake that wait for their other half. Honest flights stay below 8 KiB.
+pub const HANDSHAKE_IN_MAX: usize = 64 * 1024;
+
+/// How long an HTTP connection that we end may take to end on its side, so that our last words are not lost to a reset.
+pub const LINGER: Duration = Duration::from_millis(500);
+
+/// Bytes that are read and thrown away in that time.
+pub const LINGER_BYTES: usize = 64 * 1024;
+
+/// ClientInfo frames beyond this are nobody's; the protocol allows them, so a few at a time may take the memory.
+pub const LARGE_CLIENT_INFO: usize = 4 * 1024;
+
+/// How many of those one edge takes in at a time: 4 MiB.
+pub const LARGE_CLIENT_INFOS: u32 = 16;
+
+/// Room for one read from a connection that is not logged in.
+pub const EDGE_READ: usize = 4 * 1024;
+
+/// How long accepting rests when descriptors have run out.
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// One line about that in this time.
+pub const ACCEPT_PAUSE_LOG: Duration = Duration::from_secs(60);
+
+/// First and longest wait for room in a worker's queue.
+pub const ADOPT_WAIT: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(20));
+
+/// Completions that an edge's ring holds: one for every half-open connection, and accepts.
+pub const EDGE_COMPLETIONS: u32 = 2 * HALF_OPEN_MAX as u32;
+
+// One address alone must not be able to push everybody else out, and a login of the largest size must fit.
+const _: () = assert!(HALF_OPEN_MAX_PER_IP * 4 <= HALF_OPEN_MAX);
+const _: () = assert!(EDGE_COMPLETIONS.is_power_of_two() && EDGE_COMPLETIONS as usize > HALF_OPEN_MAX);
+const _: () = assert!(LARGE_CLIENT_INFO < MAX_CLIENT_INFO);
+
 /// Pairs of a session and a peer that it has heard of, per worker: 40 bytes each. Beyond it a departure may go
 /// unreported, which a client survives; without it whoever sends to everybody under many keys eats the memory.
 pub const ACQUAINTANCES_MAX: usize = 4 << 20;

@@ -1,18 +1,334 @@
 //! Puts a relay together from its parts and runs it until it is told to stop.
 
-use crate::config::Config;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+use std::{fmt, io};
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tracing::info;
+
+use crate::config::{Backend, Config, KeySource, keys};
+use crate::control::vars::{Vars, resident_bytes};
+use crate::control::{cores, nofile, signals};
+use crate::driver::Nanos;
+use crate::driver::probe::{self, Choice};
+use crate::edge::{self, EdgeConfig, Workers};
+use crate::limits;
+use crate::proto::key::NodeKey;
+use crate::proto::login::Keys;
+use crate::tls::identity;
+use crate::worker::Settings;
+use crate::worker::bridge::{Event, Handover, SessionEnd};
+use crate::worker::egress::Bounds;
+use crate::worker::pool::{Pool, Threads};
 
 /// Why the relay did not start: the operator's to mend, and the text says how.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    #[error("{0}")]
-    Io(String),
+    #[error(transparent)]
+    Key(#[from] keys::KeyError),
+    #[error(transparent)]
+    Identity(#[from] identity::IdentityError),
+    #[error(transparent)]
+    Descriptors(#[from] nofile::NofileError),
+    #[error("cannot listen on {address}: {error}{}", hint(.error))]
+    Listen { address: SocketAddr, error: io::Error },
+    #[error("--backend uring: io_uring does not work here: {0}")]
+    Uring(String),
+    #[error("cannot start the workers: {0}")]
+    Workers(io::Error),
+    #[error(transparent)]
+    Edge(#[from] edge::StartError),
+    #[error("cannot handle signals: {0}")]
+    Signals(io::Error),
 }
+
+fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "; another process has this port: stop it, or give another --listen address",
+        io::ErrorKind::PermissionDenied => {
+            "; ports below 1024 need CAP_NET_BIND_SERVICE (AmbientCapabilities= in systemd), or give a higher port"
+        }
+        io::ErrorKind::AddrNotAvailable => "; this host does not have that address",
+        _ => "",
+    }
+}
+
+/// Reconnects after a restart are spread over this time, so that a region's clients do not come back at once.
+const RECONNECT_SPREAD: Duration = Duration::from_secs(10);
 
 /// Runs the relay; returns after an orderly stop.
 ///
 /// # Errors
 /// Anything that keeps it from starting.
-pub fn run(_config: Config) -> Result<(), StartError> {
-    Err(StartError::Io("the relay is not built".into()))
+pub fn run(config: Config) -> Result<(), StartError> {
+    let (stop, stopped) = mpsc::channel();
+    signals::spawn(move || {
+        let _ = stop.send(());
+    })
+    .map_err(StartError::Signals)?;
+    let relay = Relay::start(config)?;
+    // The sender lives as long as the signal thread: this ends with a signal only.
+    let _ = stopped.recv();
+    relay.stop();
+    Ok(())
 }
+
+/// A relay that runs.
+pub struct Relay {
+    config: Config,
+    edge: edge::EdgeHandle,
+    crew: Arc<Crew>,
+    threads: Threads,
+    addresses: Vec<SocketAddr>,
+}
+
+impl Relay {
+    /// # Errors
+    /// Anything that keeps it from starting.
+    pub fn start(config: Config) -> Result<Self, StartError> {
+        let key = match &config.key {
+            KeySource::Ephemeral => keys::generate()?,
+            KeySource::File(path) => keys::load_or_create(path)?,
+        };
+        let public = key.public();
+        let tls = identity::load(&config.tls, &public.0)?;
+        let cores = cores::usable();
+        let workers = config.workers.unwrap_or(cores.usable);
+        let edges = config.edges.unwrap_or(workers.div_ceil(4));
+        let max_clients = nofile::prepare(config.max_clients, workers, edges)?;
+        let listeners = listen(&config.listen)?;
+        let addresses: Vec<_> = listeners.iter().filter_map(|l| l.local_addr().ok()).collect();
+        let choice = choose(config.backend)?;
+        let budget = Budget::of_this_host(workers);
+        let settings = Settings {
+            bounds: Bounds {
+                packets: config.queue.packets,
+                bytes: config.queue.bytes,
+                packets_min: limits::QUEUE_PACKETS_MIN,
+            },
+            chunks_max: budget.chunks_per_worker(),
+            write_timeout: config.tcp.write_timeout,
+            server_key: public,
+            seed: u64::from_ne_bytes(first_eight(&public)),
+        };
+        let (pool, threads) = Pool::start(workers, &cores.cpus, &choice, &settings).map_err(StartError::Workers)?;
+        let crew = Arc::new(Crew { pool, edges: std::sync::OnceLock::new(), memory_at_start: resident_bytes() });
+        let mut edge_config = EdgeConfig::new(listeners, Arc::new(Keys::new(*key.as_bytes())));
+        edge_config.tls = tls;
+        edge_config.mesh_key = config.mesh_key.as_ref().map(|k| k.0);
+        edge_config.home = config.home.clone();
+        edge_config.debug_on_main = config.debug_on_main;
+        edge_config.tcp = config.tcp;
+        edge_config.max_clients = Some(max_clients);
+        edge_config.max_clients_per_ip = config.max_clients_per_ip;
+        edge_config.edges = edges;
+        edge_config.use_uring = match &choice {
+            Choice::Uring { .. } => Ok(()),
+            Choice::Epoll { why } => Err(why.clone()),
+        };
+        let edge = edge::start(edge_config, crew.clone())?;
+        let _ = crew.edges.set(edge.stats().clone());
+        let block = StartBlock {
+            addresses: &addresses,
+            tls: !matches!(config.tls, crate::config::TlsMode::None),
+            choice: &choice,
+            edge: edge.backend(),
+            workers,
+            edges,
+            public: &public,
+            budget: &budget,
+            max_clients,
+        };
+        eprintln!("{block}");
+        Ok(Self { config, edge, crew, threads, addresses })
+    }
+
+    /// Where it listens.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Refuses new connections at once, tells clients to reconnect, flushes to those who read, ends.
+    pub fn stop(self) {
+        let began = Instant::now();
+        self.edge.stop_accepting();
+        self.crew.pool.stop(self.config.flush_on_stop, RECONNECT_SPREAD);
+        self.threads.join();
+        self.edge.join();
+        while self.crew.pop_event().is_some() {}
+        info!(seconds = began.elapsed().as_secs_f32(), "stopped");
+    }
+}
+
+/// The workers as the edge sees them.
+struct Crew {
+    pool: Arc<Pool>,
+    edges: std::sync::OnceLock<Arc<[Arc<edge::Stats>]>>,
+    memory_at_start: u64,
+}
+
+impl Workers for Crew {
+    fn place(&self, _: &NodeKey) -> usize {
+        self.pool.place()
+    }
+
+    fn adopt(&self, worker: usize, handover: Box<Handover>) -> Result<(), Box<Handover>> {
+        let identity = handover.identity;
+        self.pool.adopt(worker, handover)?;
+        info!(
+            peer = %identity.key,
+            address = identity.address.map(tracing::field::display),
+            worker,
+            mesh = identity.mesh,
+            "peer logged in"
+        );
+        Ok(())
+    }
+
+    fn pop_event(&self) -> Option<Event> {
+        let event = self.pool.pop_event()?;
+        let Event::Closed(end) = &event;
+        log_end(end);
+        Some(event)
+    }
+
+    fn vars_json(&self) -> String {
+        let edges = self.edges.get().map_or(&[][..], |edges| edges);
+        Vars { workers: self.pool.stats(), edges, memory_at_start: self.memory_at_start }.to_json()
+    }
+}
+
+fn log_end(end: &SessionEnd) {
+    let t = end.totals;
+    info!(
+        peer = %end.identity.key,
+        address = end.identity.address.map(tracing::field::display),
+        reason = %end.reason,
+        seconds = end.lived.as_secs(),
+        packets_in = t.packets_in,
+        bytes_in = t.bytes_in,
+        packets_out = t.packets_out,
+        bytes_out = t.bytes_out,
+        dropped = t.dropped,
+        "peer left"
+    );
+}
+
+/// io_uring if it works, or what the operator insists on.
+fn choose(backend: Backend) -> Result<Choice, StartError> {
+    match backend {
+        Backend::Epoll => Ok(Choice::Epoll { why: "--backend epoll".into() }),
+        Backend::Uring => probe::uring().map_err(StartError::Uring),
+        Backend::Auto => Ok(probe::uring().unwrap_or_else(|why| Choice::Epoll { why })),
+    }
+}
+
+/// One socket for each address. No SO_REUSEPORT: a second relay on the same port must be an error.
+fn listen(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, StartError> {
+    let listen = |address: &SocketAddr| {
+        open(*address)
+            .or_else(|error| match address {
+                // A host without IPv6: "all addresses" are those of IPv4.
+                SocketAddr::V6(v6) if v6.ip().is_unspecified() && no_ipv6(&error) => {
+                    open((Ipv4Addr::UNSPECIFIED, v6.port()).into())
+                }
+                _ => Err(error),
+            })
+            .map_err(|error| StartError::Listen { address: *address, error })
+    };
+    addresses.iter().map(listen).collect()
+}
+
+fn no_ipv6(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
+}
+
+fn open(address: SocketAddr) -> io::Result<TcpListener> {
+    const BACKLOG: i32 = 4096;
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if let SocketAddr::V6(v6) = address {
+        // A wildcard takes both families; an address of its own only what it says.
+        socket.set_only_v6(!v6.ip().is_unspecified())?;
+    }
+    // Only for sockets in TIME_WAIT: it lets nobody share a port that is in use.
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Memory that queues may take, out of what the host has.
+struct Budget {
+    per_worker: u64,
+    workers: usize,
+}
+
+impl Budget {
+    /// An eighth of the memory in all, within bounds that make sense for one core.
+    fn of_this_host(workers: usize) -> Self {
+        const MOST: u64 = 1 << 30;
+        const LEAST: u64 = 64 << 20;
+        let info = rustix::system::sysinfo();
+        #[expect(clippy::useless_conversion, reason = "the width depends on the architecture")]
+        let total = u64::from(info.totalram) * u64::from(info.mem_unit);
+        Self { per_worker: (total / 8 / workers as u64).clamp(LEAST, MOST), workers }
+    }
+
+    fn chunks_per_worker(&self) -> usize {
+        (self.per_worker as usize) / size_of::<crate::mem::chunk::Chunk>()
+    }
+}
+
+/// What the operator sees first.
+struct StartBlock<'a> {
+    addresses: &'a [SocketAddr],
+    tls: bool,
+    choice: &'a Choice,
+    edge: &'a edge::Backend,
+    workers: usize,
+    edges: usize,
+    public: &'a NodeKey,
+    budget: &'a Budget,
+    max_clients: usize,
+}
+
+impl fmt::Display for StartBlock<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "derpring {}", env!("CARGO_PKG_VERSION"))?;
+        for address in self.addresses {
+            let scheme = if self.tls { "https" } else { "http" };
+            writeln!(f, "  listening   {scheme}://{address}/derp")?;
+        }
+        match self.choice {
+            Choice::Uring { incremental: true } => writeln!(f, "  backend     io_uring")?,
+            Choice::Uring { incremental: false } => {
+                writeln!(f, "  backend     io_uring (this kernel takes a whole buffer per receive)")?;
+            }
+            Choice::Epoll { why } => writeln!(f, "  backend     epoll: {why}")?,
+        }
+        if let (edge::Backend::Tokio(why), Choice::Uring { .. }) = (self.edge, self.choice) {
+            writeln!(f, "  edge        tokio's own sockets: {why}")?;
+        }
+        writeln!(f, "  threads     {} workers, {} edges", self.workers, self.edges)?;
+        writeln!(f, "  public key  {}", self.public)?;
+        let total = self.budget.per_worker * self.budget.workers as u64;
+        writeln!(
+            f,
+            "  memory      queues up to {} MiB in all, {} MiB per worker",
+            total >> 20,
+            self.budget.per_worker >> 20
+        )?;
+        write!(f, "  clients     up to {}", self.max_clients)
+    }
+}
+
+fn first_eight(key: &NodeKey) -> [u8; 8] {
+    let mut out = [0; 8];
+    out.copy_from_slice(&key.0[..8]);
+    out
+}
+
+// Timers and stamps count nanoseconds in 64 bits: enough for five centuries of uptime.
+const _: () = assert!(size_of::<Nanos>() == 8);

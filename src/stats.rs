@@ -148,7 +148,7 @@ impl<const N: usize> Histogram<N> {
 }
 
 /// Frames per flush (the reference's bounds).
-pub static WRITE_FRAMES_BOUNDS: [u64; 15] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 15, 20, 25, 50];
+pub static WRITE_FRAMES_BOUNDS: [u64; 16] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 15, 20, 25, 50, 100];
 /// Labels of the round-trip counter; a sample counts in the first that it is not above.
 pub const ROUND_TRIP_LABELS: [&str; 10] =
     ["10ms", "20ms", "50ms", "100ms", "150ms", "250ms", "500ms", "inf", "non-tcp", "error"];
@@ -196,7 +196,7 @@ pub struct WorkerStats {
     /// Bits of an `f64`: exponentially weighted mean of the time in the queue, in milliseconds.
     pub queue_ms: Cell,
     pub round_trip: [Cell; ROUND_TRIP_LABELS.len()],
-    pub write_frames: Histogram<15>,
+    pub write_frames: Histogram<16>,
 
     /// Packets that went to another worker, and what was done for it.
     pub packets_to_workers: Cell,

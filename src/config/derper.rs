@@ -76,9 +76,9 @@ fn load(flags: &Flags, host: &Host<'_>) -> Result<Loaded, ConfigError> {
         mesh_key: if dev { dev_mesh_key(host)? } else { mesh_key(flags)? },
         home: home(flags.text("home"))?,
         debug_on_main: true,
-        workers: None,
-        edges: None,
-        backend: Backend::Auto,
+        workers: count(host, "DERPRING_WORKERS")?,
+        edges: count(host, "DERPRING_EDGES")?,
+        backend: backend(host)?,
         queue: queue(host, &mut warnings)?,
         max_clients: None,
         max_clients_per_ip: None,
@@ -210,6 +210,21 @@ fn tcp(flags: &Flags) -> Result<TcpOptions, ConfigError> {
         user_timeout: timeout("tcp-user-timeout")?,
         keepalive_time,
     })
+}
+
+/// Our own settings that derper has no flag for come from the environment.
+fn count(host: &Host<'_>, name: &str) -> Result<Option<usize>, ConfigError> {
+    let Some(text) = host.env(name) else { return Ok(None) };
+    match text.parse() {
+        Ok(n) if (1..=1024).contains(&n) => Ok(Some(n)),
+        _ => Err(ConfigError::value(name, &text, "give a number from 1 to 1024")),
+    }
+}
+
+fn backend(host: &Host<'_>) -> Result<Backend, ConfigError> {
+    const NAME: &str = "DERPRING_BACKEND";
+    let Some(text) = host.env(NAME) else { return Ok(Backend::Auto) };
+    Backend::parse(&text).ok_or_else(|| ConfigError::value(NAME, &text, "give auto, uring or epoll"))
 }
 
 fn queue(host: &Host<'_>, warnings: &mut Vec<String>) -> Result<QueueLimits, ConfigError> {

@@ -98,6 +98,17 @@ pub enum Backend {
     Epoll,
 }
 
+impl Backend {
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "auto" => Some(Self::Auto),
+            "uring" => Some(Self::Uring),
+            "epoll" => Some(Self::Epoll),
+            _ => None,
+        }
+    }
+}
+
 /// Clients and probers keep thirty packets in flight and take no loss: a shorter queue fails them.
 const QUEUE_PACKETS_MIN: u32 = 32;
 /// Far beyond what a receiver can still use by the time it arrives.

@@ -88,12 +88,8 @@ pub fn load(flags: &Flags) -> Result<Loaded, ConfigError> {
         debug_on_main: flags.dev,
         workers: optional_count("--workers", flags.workers.as_deref(), 1..=1024)?,
         edges: optional_count("--edges", flags.edges.as_deref(), 1..=1024)?,
-        backend: match flags.backend.as_str() {
-            "auto" => Backend::Auto,
-            "uring" => Backend::Uring,
-            "epoll" => Backend::Epoll,
-            other => return Err(ConfigError::value("--backend", other, "give auto, uring or epoll")),
-        },
+        backend: Backend::parse(&flags.backend)
+            .ok_or_else(|| ConfigError::value("--backend", &flags.backend, "give auto, uring or epoll"))?,
         queue: QueueLimits {
             packets: count("--queue-packets", &flags.queue_packets, QUEUE_PACKETS_MIN..=QUEUE_PACKETS_MAX)?,
             bytes: queue_bytes(&flags.queue_bytes)?,

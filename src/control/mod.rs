@@ -4,3 +4,4 @@ pub mod cores;
 pub mod logging;
 pub mod nofile;
 pub mod signals;
+pub mod vars;

@@ -128,9 +128,8 @@ impl Drop for Buffers {
 
 fn map(bytes: usize) -> io::Result<NonNull<u8>> {
     // SAFETY: a new anonymous mapping at an address of the kernel's choice.
-    let at = unsafe {
-        mmap_anonymous(std::ptr::null_mut(), bytes, ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE)?
-    };
+    let at =
+        unsafe { mmap_anonymous(std::ptr::null_mut(), bytes, ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE)? };
     NonNull::new(at.cast()).ok_or_else(|| io::Error::other("mapped at address zero"))
 }
 

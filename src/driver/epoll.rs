@@ -134,7 +134,8 @@ impl Driver for Epoll {
     }
 
     fn turn(&mut self, wait: Duration, sink: &mut impl Sink) -> io::Result<()> {
-        let timeout = rustix::event::Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: i64::from(wait.subsec_nanos()) };
+        let timeout =
+            rustix::event::Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: i64::from(wait.subsec_nanos()) };
         self.stats.waits += 1;
         self.events.clear();
         match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut self.events), Some(&timeout)) {

@@ -14,8 +14,12 @@ use super::{Driver, End, Sink, WakeHandle};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Choice {
     /// `incremental`: one buffer serves several receives.
-    Uring { incremental: bool },
-    Epoll { why: String },
+    Uring {
+        incremental: bool,
+    },
+    Epoll {
+        why: String,
+    },
 }
 
 /// Does once everything that the io_uring driver does all day: ring, buffer ring, multishot receive, cancel, wake.

@@ -312,11 +312,8 @@ impl Driver for Sim {
         if self.slots.is_empty() {
             return Ok(());
         }
-        let first = if self.net.0.faults.get().stalls > 0 {
-            self.net.0.random.borrow_mut().below(self.slots.len())
-        } else {
-            0
-        };
+        let first =
+            if self.net.0.faults.get().stalls > 0 { self.net.0.random.borrow_mut().below(self.slots.len()) } else { 0 };
         for at in 0..self.slots.len() {
             self.serve(((first + at) % self.slots.len()) as u32, sink);
         }

@@ -57,14 +57,8 @@ impl Uring {
             .setup_cqsize(COMPLETIONS)
             .build(SUBMISSIONS)?;
         let buffers = Buffers::register(&ring)?;
-        let mut driver = Self {
-            ring,
-            buffers,
-            wake,
-            conns: Vec::new(),
-            rearm: Vec::new(),
-            stats: DriverStats::default(),
-        };
+        let mut driver =
+            Self { ring, buffers, wake, conns: Vec::new(), rearm: Vec::new(), stats: DriverStats::default() };
         driver.poll_wake();
         driver.wake.set_ring(driver.ring.as_raw_fd());
         Ok(driver)
@@ -212,11 +206,7 @@ impl Driver for Uring {
         }
         let conn = &mut self.conns[at];
         debug_assert!(conn.socket.is_none());
-        *conn = Conn {
-            socket: Some(socket),
-            generation: Token::next_generation(conn.generation),
-            ..Conn::default()
-        };
+        *conn = Conn { socket: Some(socket), generation: Token::next_generation(conn.generation), ..Conn::default() };
         self.receive(slot);
         Ok(())
     }

@@ -1,1 +1,276 @@
+//! The edge: everything that happens to a connection before a worker owns it.
+//!
+//! Threads that all accept from the same sockets, each with its own single-threaded runtime: tokio-uring where
+//! io_uring is allowed, plain tokio elsewhere. A stranger costs one bounded place and a deadline.
 
+mod admit;
+mod conn;
+mod guests;
+mod half_open;
+mod host;
+mod serve;
+mod stats;
+mod stream_tokio;
+mod stream_uring;
+mod wire;
+
+use std::io;
+use std::net::{Shutdown, TcpListener};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use socket2::{SockRef, TcpKeepalive};
+
+use crate::config::{HomePage, TcpOptions};
+use crate::limits;
+use crate::proto::http::Site;
+use crate::proto::key::NodeKey;
+use crate::proto::login::Keys;
+use crate::worker::bridge::{Event, Handover};
+use admit::Admission;
+use half_open::HalfOpen;
+use serve::Shared;
+pub use stats::Stats;
+
+/// The workers, as the edge sees them. Called from every edge thread; nothing here may block.
+pub trait Workers: Send + Sync {
+    /// Which worker is to own a session of this key.
+    fn place(&self, key: &NodeKey) -> usize;
+
+    /// # Errors
+    /// The worker's queue is full; the edge tries again a little later.
+    fn adopt(&self, worker: usize, handover: Box<Handover>) -> Result<(), Box<Handover>>;
+
+    fn pop_event(&self) -> Option<Event>;
+
+    /// The body of `/debug/vars`.
+    fn vars_json(&self) -> String;
+}
+
+pub struct EdgeConfig {
+    /// Bound and listening. Every edge accepts from all of them.
+    pub listeners: Vec<TcpListener>,
+    /// `None`: plain HTTP. Must allow secrets to be extracted.
+    pub tls: Option<Arc<rustls::ServerConfig>>,
+    pub keys: Arc<Keys>,
+    pub mesh_key: Option<[u8; 32]>,
+    pub home: HomePage,
+    pub debug_on_main: bool,
+    pub tcp: TcpOptions,
+    pub max_clients: Option<usize>,
+    pub max_clients_per_ip: Option<usize>,
+    /// Number of threads; at least one.
+    pub edges: usize,
+    /// Why io_uring must not be used, if so.
+    pub use_uring: Result<(), String>,
+    pub login_deadline: Duration,
+    pub half_open_max: usize,
+    pub half_open_max_per_ip: usize,
+}
+
+impl EdgeConfig {
+    /// One edge in plain HTTP, with the limits of [`limits`] and nothing optional.
+    pub fn new(listeners: Vec<TcpListener>, keys: Arc<Keys>) -> Self {
+        Self {
+            listeners,
+            tls: None,
+            keys,
+            mesh_key: None,
+            home: HomePage::Default,
+            debug_on_main: false,
+            tcp: TcpOptions {
+                write_timeout: Duration::ZERO,
+                user_timeout: Duration::ZERO,
+                keepalive_time: Duration::ZERO,
+            },
+            max_clients: None,
+            max_clients_per_ip: None,
+            edges: 1,
+            use_uring: Ok(()),
+            login_deadline: limits::LOGIN_DEADLINE,
+            half_open_max: limits::HALF_OPEN_MAX,
+            half_open_max_per_ip: limits::HALF_OPEN_MAX_PER_IP,
+        }
+    }
+}
+
+/// Why the edge cannot start. Ours or the operator's doing.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("the TLS configuration does not allow secrets to be extracted")]
+    SecretsLocked,
+    #[error("cannot prepare a listener: {0}")]
+    Listener(io::Error),
+    #[error("cannot start an edge thread: {0}")]
+    Thread(io::Error),
+}
+
+/// What drives the edge's sockets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Backend {
+    Uring,
+    /// With the reason why not io_uring.
+    Tokio(String),
+}
+
+/// # Errors
+/// Nothing has been accepted then.
+pub fn start(config: EdgeConfig, workers: Arc<dyn Workers>) -> Result<EdgeHandle, StartError> {
+    if config.tls.as_ref().is_some_and(|tls| !tls.enable_secret_extraction) {
+        return Err(StartError::SecretsLocked);
+    }
+    for listener in &config.listeners {
+        set_options(listener, &config.tcp).map_err(StartError::Listener)?;
+    }
+    let edges = config.edges.max(1);
+    let half_open = HalfOpen::new(config.half_open_max, config.half_open_max_per_ip, edges);
+    let shared = Arc::new(Shared {
+        tls: config.tls,
+        keys: config.keys,
+        mesh_key: config.mesh_key,
+        site: Site { home: config.home, debug: config.debug_on_main },
+        login_deadline: config.login_deadline,
+        half_open: Arc::new(half_open),
+        admission: Admission::new(config.max_clients, config.max_clients_per_ip),
+        workers,
+        stopping: AtomicBool::new(false),
+        closing: AtomicBool::new(false),
+        last_pause_logged: Mutex::default(),
+    });
+    let stats: Arc<[Arc<Stats>]> = (0..edges).map(|_| Arc::default()).collect();
+    let crew = Crew { listeners: &config.listeners, shared: &shared, stats: &stats };
+    let uring = config.use_uring.and_then(|()| stream_uring::probe()).and_then(|()| {
+        // The probe cannot know whether there is room for all the rings.
+        crew.start(true).map_err(|error| error.to_string())
+    });
+    let (backend, threads) = match uring {
+        Ok(threads) => (Backend::Uring, threads),
+        Err(reason) => (Backend::Tokio(reason), crew.start(false)?),
+    };
+    Ok(EdgeHandle { listeners: config.listeners, shared, stats, backend, threads })
+}
+
+/// Accepted sockets inherit all of this, at no cost per connection.
+fn set_options(listener: &TcpListener, tcp: &TcpOptions) -> io::Result<()> {
+    const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+    const KEEPALIVE_COUNT: u32 = 9;
+    let socket = SockRef::from(listener);
+    socket.set_tcp_nodelay(true)?;
+    if !tcp.user_timeout.is_zero() {
+        socket.set_tcp_user_timeout(Some(tcp.user_timeout))?;
+    }
+    if !tcp.keepalive_time.is_zero() {
+        let keepalive = TcpKeepalive::new().with_time(tcp.keepalive_time);
+        socket.set_tcp_keepalive(&keepalive.with_interval(KEEPALIVE_INTERVAL).with_retries(KEEPALIVE_COUNT))?;
+    }
+    Ok(())
+}
+
+struct Crew<'a> {
+    listeners: &'a [TcpListener],
+    shared: &'a Arc<Shared>,
+    stats: &'a [Arc<Stats>],
+}
+
+impl Crew<'_> {
+    /// All edges or none: those that are ready wait for the others, and leave when one cannot start.
+    fn start(&self, uring: bool) -> Result<Vec<JoinHandle<()>>, StartError> {
+        let (ready_tx, ready) = mpsc::channel();
+        let mut going = Vec::new();
+        let mut threads = Vec::new();
+        for (index, stats) in self.stats.iter().enumerate() {
+            let listeners: io::Result<Vec<_>> = self.listeners.iter().map(TcpListener::try_clone).collect();
+            let listeners = listeners.map_err(StartError::Listener)?;
+            let (shared, stats, ready_tx) = (self.shared.clone(), stats.clone(), ready_tx.clone());
+            let (go, gone) = mpsc::channel();
+            going.push(go);
+            let main = move || {
+                be_nice();
+                if uring {
+                    let made = stream_uring::Runtime::new().map(|runtime| (runtime, stream_uring::Uring::new()));
+                    let Some((runtime, host)) = await_start(made, &ready_tx, &gone) else { return };
+                    runtime.run(serve::run(index, host, listeners, shared, stats));
+                } else {
+                    let Some(runtime) = await_start(stream_tokio::Runtime::new(), &ready_tx, &gone) else { return };
+                    runtime.run(serve::run(index, stream_tokio::Tokio, listeners, shared, stats));
+                }
+            };
+            let thread = std::thread::Builder::new().name(format!("edge-{index}")).spawn(main);
+            threads.push(thread.map_err(StartError::Thread)?);
+        }
+        for _ in &threads {
+            match ready.recv() {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => return Err(StartError::Thread(error)),
+                Err(_) => return Err(StartError::Thread(io::Error::other("it ended at once"))),
+            }
+        }
+        for go in going {
+            // It waits for this and for nothing else.
+            let _ = go.send(());
+        }
+        Ok(threads)
+    }
+}
+
+/// `None`: this edge or another one cannot start.
+fn await_start<R>(made: io::Result<R>, ready: &mpsc::Sender<io::Result<()>>, go: &mpsc::Receiver<()>) -> Option<R> {
+    let (made, result) = match made {
+        Ok(made) => (Some(made), Ok(())),
+        Err(error) => (None, Err(error)),
+    };
+    ready.send(result).ok()?;
+    go.recv().ok()?;
+    made
+}
+
+/// A storm of logins must not take a core from a worker. Allowed to everybody, and no reason to fail.
+fn be_nice() {
+    const STEP: i32 = 5;
+    if let Ok(now) = rustix::process::getpriority_process(None) {
+        // Linux has a priority per thread, and "this process" means the calling thread.
+        let _ = rustix::process::setpriority_process(None, now + STEP);
+    }
+}
+
+/// The running edge.
+pub struct EdgeHandle {
+    listeners: Vec<TcpListener>,
+    shared: Arc<Shared>,
+    stats: Arc<[Arc<Stats>]>,
+    backend: Backend,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl EdgeHandle {
+    pub fn backend(&self) -> &Backend {
+        &self.backend
+    }
+
+    /// One for each edge.
+    pub fn stats(&self) -> &Arc<[Arc<Stats>]> {
+        &self.stats
+    }
+
+    /// From here on connects are refused. Connections that are in stay, until their deadline.
+    pub fn stop_accepting(&self) {
+        self.shared.stopping.store(true, Ordering::Release);
+        for listener in &self.listeners {
+            // One shutdown ends it for every duplicate, and wakes all who wait in accept.
+            let _ = SockRef::from(listener).shutdown(Shutdown::Both);
+        }
+    }
+
+    /// Ends every connection that has not gone to a worker, and the threads.
+    pub fn join(self) {
+        self.stop_accepting();
+        self.shared.closing.store(true, Ordering::Release);
+        self.shared.half_open.wake_all();
+        for thread in self.threads {
+            // A thread that panicked has said so.
+            let _ = thread.join();
+        }
+    }
+}

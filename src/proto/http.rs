@@ -1,0 +1,141 @@
+//! HTTP without I/O: one request head in, what to do about it out.
+//!
+//! Just enough of HTTP/1 for the upgrade to DERP and for the pages that clients, probers and people ask for. Routes,
+//! texts and codes are the reference's; clients and monitoring depend on them.
+
+mod head;
+mod path;
+mod reply;
+mod route;
+
+use crate::config::HomePage;
+use crate::limits;
+use crate::proto::key::NodeKey;
+
+use head::Head;
+use reply::Reply;
+
+/// What the main listener serves.
+#[derive(Clone, Debug)]
+pub struct Site {
+    pub home: HomePage,
+    /// Whether `/debug/` exists, for loopback peers.
+    pub debug: bool,
+}
+
+/// What a request depends on besides its bytes.
+pub struct Visitor<'a> {
+    /// The TCP peer is this machine.
+    pub loopback: bool,
+    /// No request is answered after this one.
+    pub last: bool,
+    /// Makes the body of `/debug/vars`.
+    pub vars: &'a dyn Fn() -> String,
+}
+
+/// One request, understood.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Exchange {
+    /// Bytes of the head, which the caller removes.
+    pub head_len: usize,
+    pub action: Action,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub enum Action {
+    Reply(Answer),
+    /// The connection is DERP from here on, beginning with the bytes behind the head.
+    Upgrade(Upgrade),
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub struct Answer {
+    pub bytes: Vec<u8>,
+    /// Bytes of the request's body: to be skipped before the next head. `None`: the connection ends here.
+    pub skip: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Upgrade {
+    /// The client knows our key from the certificate: it expects no HTTP response, and has sent ClientInfo already.
+    pub fast_start: bool,
+    /// The client named an ideal node, which it does only when that is another one.
+    pub not_ideal: bool,
+    pub http10: bool,
+}
+
+/// Why a request cannot be answered by any route. Always the peer's doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HttpError {
+    #[error("peer's request is not HTTP")]
+    Malformed,
+    #[error("peer's request needs exactly one Host")]
+    Host,
+    #[error("peer's request head is longer than {} bytes", limits::HTTP_HEAD_MAX)]
+    TooLarge,
+    #[error("peer speaks another version of HTTP")]
+    Version,
+    #[error("peer's request has a body of unknown length")]
+    Body,
+}
+
+impl HttpError {
+    /// What the peer is told before the connection ends.
+    pub fn answer(self) -> Vec<u8> {
+        let (status, text) = match self {
+            Self::Malformed => (400, "bad request"),
+            Self::Host => (400, "exactly one Host header is required"),
+            Self::TooLarge => (431, "request head too large"),
+            Self::Version => (505, "HTTP version not supported"),
+            Self::Body => (400, "request bodies need a Content-Length"),
+        };
+        Reply::text(status, text).last()
+    }
+}
+
+/// Reads the head at the front of `buf`. `None`: it is not complete yet.
+///
+/// # Errors
+/// [`HttpError::answer`] is to be sent, then the connection ends.
+pub fn next(buf: &[u8], site: &Site, visitor: &Visitor<'_>) -> Result<Option<Exchange>, HttpError> {
+    let Some(head) = Head::parse(buf)? else {
+        return if buf.len() >= limits::HTTP_HEAD_MAX { Err(HttpError::TooLarge) } else { Ok(None) };
+    };
+    if head.len > limits::HTTP_HEAD_MAX {
+        return Err(HttpError::TooLarge);
+    }
+    let action = match route::route(&head, site, visitor)? {
+        route::Routed::Upgrade(upgrade) => Action::Upgrade(upgrade),
+        route::Routed::Reply(reply) => {
+            let skip = head.skip().filter(|_| !visitor.last);
+            Action::Reply(Answer { bytes: reply.encode(&head, skip.is_some()), skip })
+        }
+    };
+    Ok(Some(Exchange { head_len: head.len, action }))
+}
+
+/// The answer that turns the connection into DERP, for clients that wait for one.
+pub fn switching_protocols(server: &NodeKey) -> Vec<u8> {
+    let key = server.to_hex();
+    format!(
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: DERP\r\nConnection: Upgrade\r\nDerp-Version: 2\r\n\
+         Derp-Public-Key: {key}\r\n\r\n"
+    )
+    .into_bytes()
+}
+
+/// Refuses an upgrade for now. Never a 4xx, after which clients would keep to WebSockets.
+pub fn unavailable(why: &str) -> Vec<u8> {
+    Reply::text(503, why).last()
+}
+
+/// For a peer that speaks plain HTTP to the TLS port.
+pub const PLAIN_ON_TLS: &[u8] = b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n";
+
+/// Whether the first bytes of a connection to the TLS port are those of an HTTP request.
+pub fn is_plain_http(first: &[u8; 5]) -> bool {
+    matches!(first, b"GET /" | b"HEAD " | b"POST " | b"PUT /" | b"OPTIO" | b"CONNE" | b"DELET" | b"PATCH")
+}
+
+#[cfg(test)]
+mod tests;

@@ -136,7 +136,8 @@ impl RecordLayer {
             return Ok(Opened::Data { data: HEADER_LEN..HEADER_LEN + end, used });
         }
         let message = HEADER_LEN..HEADER_LEN + end;
-        self.control(content, &wire[message]).map(|closed| if closed { Opened::Closed } else { Opened::Control { used } })
+        self.control(content, &wire[message])
+            .map(|closed| if closed { Opened::Closed } else { Opened::Control { used } })
     }
 
     /// Seals `buf[start..end]` as one record of application data, in place; the record is what is returned.
@@ -183,13 +184,7 @@ impl RecordLayer {
     }
 
     #[inline]
-    fn seal_typed(
-        &mut self,
-        content: u8,
-        buf: &mut [u8],
-        start: usize,
-        end: usize,
-    ) -> Result<Range<usize>, TlsFault> {
+    fn seal_typed(&mut self, content: u8, buf: &mut [u8], start: usize, end: usize) -> Result<Range<usize>, TlsFault> {
         debug_assert!(end - start <= MAX_PLAINTEXT);
         let len = (end - start + TRAILER_LEN) as u16;
         let record = &mut buf[start - HEADER_LEN..end + TRAILER_LEN];
@@ -254,7 +249,10 @@ impl RecordLayer {
 impl fmt::Debug for RecordLayer {
     /// Sequence numbers only: keys are never printed.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RecordLayer").field("rx_seq", &self.rx.seq).field("tx_seq", &self.tx.seq).finish_non_exhaustive()
+        f.debug_struct("RecordLayer")
+            .field("rx_seq", &self.rx.seq)
+            .field("tx_seq", &self.tx.seq)
+            .finish_non_exhaustive()
     }
 }
 
@@ -291,18 +289,13 @@ impl Half {
     #[inline]
     fn open<'a>(&mut self, aad: &[u8], body: &'a mut [u8]) -> Result<&'a mut [u8], TlsFault> {
         let nonce = self.nonce();
-        self.key
-            .open_in_place(nonce, Aad::from(aad), body)
-            .map_err(|_| TlsFault::Forbidden(Alert::BadRecordMac))
+        self.key.open_in_place(nonce, Aad::from(aad), body).map_err(|_| TlsFault::Forbidden(Alert::BadRecordMac))
     }
 
     #[inline]
     fn seal(&mut self, aad: &[u8], inner: &mut [u8], tag: &mut [u8]) -> Result<(), TlsFault> {
         let nonce = self.nonce();
-        let made = self
-            .key
-            .seal_in_place_separate_tag(nonce, Aad::from(aad), inner)
-            .map_err(|_| TlsFault::Ours)?;
+        let made = self.key.seal_in_place_separate_tag(nonce, Aad::from(aad), inner).map_err(|_| TlsFault::Ours)?;
         tag.copy_from_slice(made.as_ref());
         Ok(())
     }

@@ -5,10 +5,13 @@ use std::fmt;
 use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, EncryptError, UnbufferedStatus};
 
-use super::{Alert, Flow, TlsFault};
+use super::{Alert, Flow, TlsFault, record};
 
 /// Room for one sealed record around its plaintext: header, explicit nonce, tag.
 const RECORD_OVERHEAD: usize = 5 + 8 + 16;
+
+/// Most bytes of a record behind its header.
+const MAX_BODY: usize = record::MAX_PLAINTEXT + 2048;
 
 pub struct Tls12 {
     conn: UnbufferedServerConnection,
@@ -28,9 +31,10 @@ impl Tls12 {
     /// # Errors
     /// The connection is over; [`Self::farewell`] has rustls' alert.
     pub fn open(&mut self, wire: &mut [u8], plain: &mut Vec<u8>) -> Result<(usize, Flow), TlsFault> {
+        let (whole, refused) = whole_records(wire);
         let mut used = 0;
         loop {
-            let UnbufferedStatus { mut discard, state, .. } = self.conn.process_tls_records(&mut wire[used..]);
+            let UnbufferedStatus { mut discard, state, .. } = self.conn.process_tls_records(&mut wire[used..whole]);
             let state = match state {
                 Ok(state) => state,
                 Err(error) => {
@@ -63,7 +67,7 @@ impl Tls12 {
                 _ => {
                     used += discard;
                     if discard == 0 {
-                        return Ok((used, Flow::Open));
+                        return refused.map_or(Ok((used, Flow::Open)), |alert| Err(TlsFault::Forbidden(alert)));
                     }
                 }
             }
@@ -75,7 +79,7 @@ impl Tls12 {
     /// # Errors
     /// `Ours`: the AEAD's record limit is reached, which in TLS 1.2 ends the connection.
     pub fn seal(&mut self, data: &[u8], out: &mut Vec<u8>) -> Result<(), TlsFault> {
-        let records = data.len() / super::record::MAX_PLAINTEXT + 1;
+        let records = data.len() / record::MAX_PLAINTEXT + 1;
         let mut room = data.len() + records * RECORD_OVERHEAD;
         let at = out.len();
         out.append(&mut self.alert);
@@ -117,11 +121,10 @@ impl Tls12 {
     }
 
     fn collect_alert(&mut self) {
-        loop {
+        while self.conn.wants_write() {
             let UnbufferedStatus { state, .. } = self.conn.process_tls_records(&mut []);
             match state {
                 Ok(ConnectionState::EncodeTlsData(mut data)) => encode(&mut data, &mut self.alert),
-                Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
                 _ => return,
             }
         }
@@ -134,7 +137,33 @@ impl fmt::Debug for Tls12 {
     }
 }
 
-fn encode(data: &mut rustls::unbuffered::EncodeTlsData<'_, rustls::server::ServerConnectionData>, out: &mut Vec<u8>) {
+/// Length of the whole records at the front of `wire` that rustls may see, and what is wrong with the one behind them.
+///
+/// Handshake records never reach rustls again. There is no renegotiation; and of a message in parts rustls would keep
+/// positions in `wire`, and look there in the next call, which has other bytes or none: a stranger could end the
+/// process.
+fn whole_records(wire: &[u8]) -> (usize, Option<Alert>) {
+    let mut whole = 0;
+    while let Some(header) = wire[whole..].first_chunk::<{ record::HEADER_LEN }>() {
+        if !matches!(header[0], record::ALERT | record::APPLICATION_DATA) {
+            return (whole, Some(Alert::UnexpectedMessage));
+        }
+        let len = usize::from(u16::from_be_bytes([header[3], header[4]]));
+        if len > MAX_BODY {
+            return (whole, Some(Alert::RecordOverflow));
+        }
+        if wire.len() - whole < record::HEADER_LEN + len {
+            break;
+        }
+        whole += record::HEADER_LEN + len;
+    }
+    (whole, None)
+}
+
+pub(super) fn encode(
+    data: &mut rustls::unbuffered::EncodeTlsData<'_, rustls::server::ServerConnectionData>,
+    out: &mut Vec<u8>,
+) {
     use rustls::unbuffered::EncodeError;
     let at = out.len();
     let mut room = 256;

@@ -42,7 +42,10 @@ pub struct Identity {
 pub enum Command<S = OwnedFd> {
     Adopt(Box<Handover<S>>),
     /// Send Restarting, flush what peers take within the time, close everything, end the worker.
-    Stop { flush: std::time::Duration, reconnect_spread: std::time::Duration },
+    Stop {
+        flush: std::time::Duration,
+        reconnect_spread: std::time::Duration,
+    },
 }
 
 /// Worker to edge.
@@ -55,6 +58,7 @@ pub enum Event {
 /// A session's life in one line. Workers never log: a slow log would stall them.
 #[derive(Clone, Copy, Debug)]
 pub struct SessionEnd {
+    pub worker: u16,
     pub identity: Identity,
     pub reason: CloseReason,
     pub lived: std::time::Duration,

@@ -1,5 +1,6 @@
 //! Frames that are not packets, and what follows from several connections sharing a key.
 
+use crate::driver::Nanos;
 use crate::limits;
 use crate::mem::batch::Note;
 use crate::proto::frame::{self, HEADER_LEN, kind};
@@ -7,7 +8,6 @@ use crate::proto::key::NodeKey;
 use crate::stats::CloseReason;
 use crate::worker::core::Core;
 use crate::worker::directory::PeerId;
-use crate::driver::Nanos;
 
 /// Shown to the user by the Tailscale client.
 const DUPLICATE_KEY: &str = "another connection uses the same node key; two machines may share a copied state";

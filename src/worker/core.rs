@@ -197,7 +197,13 @@ impl Core {
     pub(super) fn refused(&mut self, identity: &Identity) {
         let reason = CloseReason::Internal;
         self.stats.closes[reason as usize].add(1);
-        let end = SessionEnd { identity: *identity, reason, lived: Duration::ZERO, totals: Default::default() };
+        let end = SessionEnd {
+            worker: self.me,
+            identity: *identity,
+            reason,
+            lived: Duration::ZERO,
+            totals: Default::default(),
+        };
         self.events_kept.push_back(Event::Closed(end));
     }
 
@@ -233,6 +239,7 @@ impl Core {
         }
         self.stats.closes[reason as usize].add(1);
         let end = SessionEnd {
+            worker: self.me,
             identity: session.identity,
             reason,
             lived: Duration::from_nanos(self.now.saturating_sub(session.since)),

@@ -1,13 +1,13 @@
 //! From bytes of the socket to whole frames: open in place, cut at frame borders.
 
 use crate::mem;
-use crate::stats::CloseReason;
-use crate::tls::record::{HEADER_LEN, RecordLayer};
-use crate::tls::{Flow, Opened, TlsFault, Tls12, Transport};
-use crate::worker::core::Core;
-use crate::worker::session::State;
 use crate::proto::deframe::Step;
 use crate::proto::frame::kind;
+use crate::stats::CloseReason;
+use crate::tls::record::{HEADER_LEN, RecordLayer};
+use crate::tls::{Flow, Opened, Tls12, TlsFault, Transport};
+use crate::worker::core::Core;
+use crate::worker::session::State;
 
 impl Core {
     /// Takes what the socket in `slot` has brought.
@@ -83,12 +83,7 @@ impl Core {
 
     /// Opens the record at the front and acts on it; 0 bytes used: it is not whole.
     #[inline]
-    fn one_record(
-        &mut self,
-        slot: u32,
-        records: &mut RecordLayer,
-        wire: &mut [u8],
-    ) -> Result<(Flow, usize), TlsFault> {
+    fn one_record(&mut self, slot: u32, records: &mut RecordLayer, wire: &mut [u8]) -> Result<(Flow, usize), TlsFault> {
         Ok(match records.open(wire)? {
             Opened::Need => (Flow::Open, 0),
             Opened::Data { data, used } => {
@@ -175,8 +170,7 @@ impl Core {
             self.stats.got_ping.add(1);
         }
         let mesh_only = matches!(kind, kind::FORWARD_PACKET | kind::WATCH_CONNS | kind::CLOSE_PEER);
-        let reason =
-            if mesh_only && !self.sessions[slot].mesh { CloseReason::NotMesh } else { CloseReason::BadFrame };
+        let reason = if mesh_only && !self.sessions[slot].mesh { CloseReason::NotMesh } else { CloseReason::BadFrame };
         self.close(slot, reason);
     }
 

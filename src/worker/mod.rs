@@ -38,7 +38,7 @@ use timers::Alarm;
 /// What everybody may know of a worker.
 #[derive(Debug)]
 pub struct Doorbell {
-    pub wake: WakeHandle,
+    pub wake: Arc<WakeHandle>,
     /// Set before the worker goes to sleep, before it looks at its queues for the last time.
     asleep: AtomicBool,
 }
@@ -47,7 +47,7 @@ impl Doorbell {
     /// # Errors
     /// No descriptor is left.
     pub fn new() -> std::io::Result<Self> {
-        Ok(Self { wake: WakeHandle::new()?, asleep: AtomicBool::new(false) })
+        Ok(Self { wake: Arc::new(WakeHandle::new()?), asleep: AtomicBool::new(false) })
     }
 
     /// Rings if the worker sleeps and nobody has rung yet. What it shall find is in its queue already.
@@ -158,9 +158,8 @@ impl<D: Driver> Worker<D> {
         const SOON: Duration = Duration::from_millis(1);
         const LONG: Duration = Duration::from_secs(1);
         let me = usize::from(self.core.me);
-        let busy = || {
-            !self.core.dirty.is_empty() || self.core.mailbox.has_mail() || !self.common.commands[me].is_empty()
-        };
+        let busy =
+            || !self.core.dirty.is_empty() || self.core.mailbox.has_mail() || !self.common.commands[me].is_empty();
         if busy() {
             return Duration::ZERO;
         }

@@ -1,0 +1,168 @@
+//! The workers of one relay: their threads, and how the edge reaches them.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crate::driver::epoll::Epoll;
+use crate::driver::probe::Choice;
+use crate::driver::uring::Uring;
+use crate::driver::{Driver, WakeHandle};
+use crate::stats::WorkerStats;
+use crate::worker::bridge::{Command, Event, Handover};
+use crate::worker::{Common, Doorbell, Next, Settings, Worker, mailbox};
+
+pub struct Pool {
+    common: Arc<Common<OwnedFd>>,
+    /// Sessions that were handed to each worker and have not been reported as ended.
+    placed: Vec<AtomicUsize>,
+    /// Where the search for the least loaded begins, so that equals take turns.
+    turn: AtomicUsize,
+}
+
+/// The threads; join them after [`Pool::stop`].
+#[derive(Debug)]
+pub struct Threads(Vec<JoinHandle<()>>);
+
+impl Pool {
+    /// Starts `workers` threads, pinned to `cpus` one each where there are enough.
+    ///
+    /// # Errors
+    /// A thread, or what its driver needs, cannot be had; none runs then.
+    pub fn start(
+        workers: usize,
+        cpus: &[usize],
+        backend: &Choice,
+        settings: &Settings,
+    ) -> io::Result<(Arc<Self>, Threads)> {
+        let common = Common::new(workers, mailbox::INBOX_CHAINS)?;
+        let mut threads = Vec::new();
+        let (ready, started) = mpsc::channel();
+        for me in 0..workers {
+            let cpu = (workers <= cpus.len()).then(|| cpus[me]);
+            let (common, settings, ready) = (common.clone(), settings.clone(), ready.clone());
+            let uring = matches!(backend, Choice::Uring { .. });
+            let main = move || {
+                if let Some(cpu) = cpu {
+                    pin(cpu);
+                }
+                let bell = common.bells[me].clone();
+                if uring {
+                    run(Uring::new(wake_of(&bell)), me, settings, common, &ready);
+                } else {
+                    run(Epoll::new(wake_of(&bell)), me, settings, common, &ready);
+                }
+            };
+            threads.push(std::thread::Builder::new().name(format!("worker-{me}")).spawn(main)?);
+        }
+        drop(ready);
+        for _ in 0..workers {
+            started.recv().unwrap_or_else(|_| Err(io::Error::other("a worker ended at once")))?;
+        }
+        let placed = (0..workers).map(|_| AtomicUsize::new(0)).collect();
+        Ok((Arc::new(Self { common, placed, turn: AtomicUsize::new(0) }), Threads(threads)))
+    }
+
+    /// The worker with the fewest sessions.
+    pub fn place(&self) -> usize {
+        let workers = self.placed.len();
+        let first = self.turn.fetch_add(1, Ordering::Relaxed);
+        (0..workers)
+            .map(|at| (first + at) % workers)
+            .min_by_key(|worker| self.placed[*worker].load(Ordering::Relaxed))
+            .unwrap_or(0)
+    }
+
+    /// # Errors
+    /// The worker's queue is full.
+    pub fn adopt(&self, worker: usize, handover: Box<Handover>) -> Result<(), Box<Handover>> {
+        match self.common.commands[worker].push(Command::Adopt(handover)) {
+            Ok(()) => {
+                self.placed[worker].fetch_add(1, Ordering::Relaxed);
+                self.common.bells[worker].ring();
+                Ok(())
+            }
+            Err(Command::Adopt(handover)) => Err(handover),
+            Err(Command::Stop { .. }) => unreachable!("what was pushed comes back"),
+        }
+    }
+
+    pub fn pop_event(&self) -> Option<Event> {
+        let event = self.common.events.pop()?;
+        let Event::Closed(end) = &event;
+        self.placed[usize::from(end.worker)].fetch_sub(1, Ordering::Relaxed);
+        Some(event)
+    }
+
+    pub fn stats(&self) -> &[Arc<WorkerStats>] {
+        &self.common.stats
+    }
+
+    /// Tells every worker to stop: Restarting to all, then whatever peers take within `flush`.
+    pub fn stop(&self, flush: Duration, reconnect_spread: Duration) {
+        for (commands, bell) in self.common.commands.iter().zip(&*self.common.bells) {
+            let mut command = Command::Stop { flush, reconnect_spread };
+            // A full queue is being worked off; there is no other order that this one could lose against.
+            while let Err(back) = commands.push(command) {
+                command = back;
+                bell.ring();
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            bell.ring();
+        }
+    }
+}
+
+impl Threads {
+    pub fn join(self) {
+        for thread in self.0 {
+            // A worker that panicked has ended the process.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn run<D: Driver<Socket = OwnedFd>>(
+    driver: io::Result<D>,
+    me: usize,
+    settings: Settings,
+    common: Arc<Common<OwnedFd>>,
+    ready: &mpsc::Sender<io::Result<()>>,
+) {
+    let driver = match driver {
+        Ok(driver) => driver,
+        Err(e) => {
+            let _ = ready.send(Err(e));
+            return;
+        }
+    };
+    let _ = ready.send(Ok(()));
+    let mut worker = Worker::new(driver, me as u16, settings, common);
+    loop {
+        match worker.turn() {
+            Ok(Next::Turn) => {}
+            Ok(Next::Finished) => return,
+            Err(e) => {
+                // Its clients would be stuck for ever: better to be restarted.
+                tracing::error!(worker = me, error = %e, "a worker's kernel interface failed; ending the relay");
+                std::process::exit(1);
+            }
+        }
+    }
+}
+
+fn wake_of(bell: &Arc<Doorbell>) -> Arc<WakeHandle> {
+    bell.wake.clone()
+}
+
+/// A thread that cannot be pinned works all the same.
+fn pin(cpu: usize) {
+    let mut set = rustix::thread::CpuSet::new();
+    set.set(cpu);
+    if let Err(e) = rustix::thread::sched_setaffinity(None, &set) {
+        tracing::debug!(cpu, error = %e, "not pinned");
+    }
+}

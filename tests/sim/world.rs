@@ -440,7 +440,9 @@ impl World {
                 if let Some(conn) = self.heard[at].remove(&key) {
                     let sender = &self.clients[conn as usize];
                     if !sender.over && !sender.doomed && !sender.end.is_closed_by_relay() {
-                        return Err(format!("{who} was told that the peer of connection {conn} is gone, and it is here"));
+                        return Err(format!(
+                            "{who} was told that the peer of connection {conn} is gone, and it is here"
+                        ));
                     }
                 }
                 if let Some(watched) = self.watched.get_mut(&at) {

@@ -1,0 +1,280 @@
+//! One connection from accept to its worker: TLS, HTTP, DERP login, admission.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use tokio::time::{Instant, sleep};
+
+use super::admit::Place;
+use super::host::{Host, Stream};
+use super::serve::Edge;
+use super::wire::Wire;
+use crate::limits;
+use crate::proto::frame::HEADER_LEN;
+use crate::proto::http::{self, Action, Upgrade};
+use crate::proto::login::{Login, client_info_len};
+use crate::stats::CloseReason;
+use crate::tls::handshake::{Handshake, HandshakeError, Step};
+use crate::worker::bridge::{Handover, Identity};
+
+/// Ends when the connection has, or has gone to its worker. Counted once, either way.
+pub(super) async fn serve<H: Host>(edge: Rc<Edge<H>>, stream: H::Stream, peer: SocketAddr) {
+    // An IPv4 peer of a dual-stack socket is one address everywhere: in limits, logs and identities.
+    let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+    let guest = edge.guests.enter(stream, peer.ip(), edge.shared.login_deadline);
+    let mut wire = Wire::new(guest);
+    let outcome = match admit(&edge, &mut wire, peer).await {
+        Ok(admitted) => hand_over(&edge, wire, admitted, peer).await,
+        Err(reason) => {
+            edge.guests.leave(&wire.guest);
+            Err(reason)
+        }
+    };
+    match outcome {
+        Ok(()) => edge.stats.logins.add(1),
+        Err(reason) => {
+            edge.stats.count_close(reason);
+            tracing::debug!(%peer, %reason, "connection ended before login");
+        }
+    }
+}
+
+/// A login that has its place among the clients.
+struct Admitted<'e> {
+    place: Place<'e>,
+    login: Login,
+    not_ideal: bool,
+}
+
+async fn admit<'e, H: Host>(
+    edge: &'e Edge<H>,
+    wire: &mut Wire<H::Stream>,
+    peer: SocketAddr,
+) -> Result<Admitted<'e>, CloseReason> {
+    if let Some(config) = &edge.shared.tls {
+        secure(edge, wire, config).await?;
+    }
+    let upgrade = requests(edge, wire, peer).await?;
+    // Before the 101, while there is still a way to say no.
+    let place = match edge.shared.admission.reserve(peer.ip(), &*edge.shared.workers) {
+        Ok(place) => place,
+        Err(reason) => {
+            let why = match reason {
+                CloseReason::MaxClientsPerIp => "too many clients from this address",
+                _ => "too many clients",
+            };
+            return Err(refuse(edge, wire, &http::unavailable(why), reason).await);
+        }
+    };
+    let login = login(edge, wire, upgrade).await?;
+    if wire.closed {
+        return Err(CloseReason::PeerClosed);
+    }
+    Ok(Admitted { place, login, not_ideal: upgrade.not_ideal })
+}
+
+async fn secure<H: Host>(
+    edge: &Edge<H>,
+    wire: &mut Wire<H::Stream>,
+    config: &Arc<rustls::ServerConfig>,
+) -> Result<(), CloseReason> {
+    let first = loop {
+        match wire.wire_in.first_chunk::<5>() {
+            Some(first) => break first,
+            None => wire.read().await?,
+        }
+    };
+    if http::is_plain_http(first) {
+        edge.stats.handshakes_failed.add(1);
+        return Err(refuse(edge, wire, http::PLAIN_ON_TLS, CloseReason::Handshake).await);
+    }
+    let mut handshake = Handshake::new(config.clone()).map_err(|_| CloseReason::Internal)?;
+    loop {
+        match handshake.advance(&mut wire.wire_in, &mut wire.out) {
+            Ok(Step::NeedInput) => wire.read().await?,
+            Ok(Step::Done(established)) => {
+                edge.stats.count_handshake(established.version);
+                wire.transport = established.transport;
+                wire.plain_in = established.plain;
+                return wire.open().await;
+            }
+            Err(error) => {
+                edge.stats.handshakes_failed.add(1);
+                let reason = match error {
+                    HandshakeError::Ours(_) => CloseReason::Internal,
+                    HandshakeError::Peer(_) | HandshakeError::TooLarge => CloseReason::Handshake,
+                };
+                return Err(refuse(edge, wire, &[], reason).await);
+            }
+        }
+    }
+}
+
+/// Answers requests until one asks for DERP.
+///
+/// Each answer renews the deadline, so that a prober may keep its connection: the rule for idle HTTP is that of an
+/// idle login. What it can hold that way is one half-open place, which newcomers take first from whoever is oldest.
+async fn requests<H: Host>(
+    edge: &Edge<H>,
+    wire: &mut Wire<H::Stream>,
+    peer: SocketAddr,
+) -> Result<Upgrade, CloseReason> {
+    let vars = || edge.shared.workers.vars_json();
+    for answered in 1..=limits::HTTP_REQUESTS_MAX {
+        let last = answered == limits::HTTP_REQUESTS_MAX;
+        let visitor = http::Visitor { loopback: peer.ip().is_loopback(), last, vars: &vars };
+        let exchange = loop {
+            match http::next(&wire.plain_in, &edge.shared.site, &visitor) {
+                Ok(Some(exchange)) => break exchange,
+                Ok(None) => wait_for_request(wire, answered > 1).await?,
+                Err(error) => return Err(refuse(edge, wire, &error.answer(), CloseReason::BadHttp).await),
+            }
+        };
+        wire.plain_in.drain(..exchange.head_len);
+        let answer = match exchange.action {
+            Action::Upgrade(upgrade) => return Ok(upgrade),
+            Action::Reply(answer) => answer,
+        };
+        edge.stats.http_requests.add(1);
+        let Some(body) = answer.skip else {
+            return Err(refuse(edge, wire, &answer.bytes, CloseReason::HttpDone).await);
+        };
+        wire.say(&answer.bytes)?;
+        wire.flush().await?;
+        edge.guests.renew(&wire.guest, edge.shared.login_deadline);
+        skip(wire, body).await?;
+    }
+    Err(CloseReason::HttpDone)
+}
+
+/// An HTTP connection may end between two requests, whoever ends it.
+async fn wait_for_request<S: Stream>(wire: &mut Wire<S>, answered: bool) -> Result<(), CloseReason> {
+    let between = answered && wire.plain_in.is_empty();
+    wire.fill().await.map_err(|reason| match reason {
+        CloseReason::PeerClosed | CloseReason::PeerReset | CloseReason::LoginDeadline if between => {
+            CloseReason::HttpDone
+        }
+        reason => reason,
+    })
+}
+
+async fn skip<S: Stream>(wire: &mut Wire<S>, mut body: u64) -> Result<(), CloseReason> {
+    loop {
+        let here = usize::try_from(body).unwrap_or(usize::MAX).min(wire.plain_in.len());
+        wire.plain_in.drain(..here);
+        body -= here as u64;
+        if body == 0 {
+            return Ok(());
+        }
+        wire.fill().await?;
+    }
+}
+
+/// ServerKey out, ClientInfo in.
+async fn login<H: Host>(edge: &Edge<H>, wire: &mut Wire<H::Stream>, upgrade: Upgrade) -> Result<Login, CloseReason> {
+    let keys = &edge.shared.keys;
+    edge.stats.derp_accepts.add(1);
+    let mut hello = if upgrade.fast_start { Vec::new() } else { http::switching_protocols(&keys.public()) };
+    hello.extend_from_slice(&keys.server_key_frame());
+    wire.say(&hello)?;
+    wire.flush().await?;
+
+    let mut large = None;
+    let end = loop {
+        let len = client_info_len(&wire.plain_in, limits::MAX_CLIENT_INFO);
+        let end = match len {
+            Ok(None) => usize::MAX,
+            Ok(Some(len)) => HEADER_LEN + len,
+            Err(error) => return Err(bad_login(wire, error).await),
+        };
+        if wire.plain_in.len() >= end {
+            break end;
+        }
+        if matches!(len, Ok(Some(len)) if len > limits::LARGE_CLIENT_INFO) && large.is_none() {
+            large = Some(edge.large_login().ok_or(CloseReason::BadLogin)?);
+        }
+        wire.fill().await?;
+    };
+    let login = match keys.open(&wire.plain_in[HEADER_LEN..end]) {
+        Ok(login) => login,
+        Err(error) => return Err(bad_login(wire, error).await),
+    };
+    wire.plain_in.drain(..end);
+    Ok(login)
+}
+
+async fn bad_login<S: Stream>(wire: &mut Wire<S>, error: impl std::fmt::Display) -> CloseReason {
+    tracing::debug!(%error, "login refused");
+    wire.part(None).await;
+    CloseReason::BadLogin
+}
+
+/// Says `last`, and gives the peer a moment to hear it.
+async fn refuse<H: Host>(edge: &Edge<H>, wire: &mut Wire<H::Stream>, last: &[u8], reason: CloseReason) -> CloseReason {
+    if wire.say(last).is_ok() {
+        wire.part(None).await;
+        edge.guests.renew(&wire.guest, limits::LINGER);
+        wire.linger().await;
+    }
+    reason
+}
+
+/// From the first line on nothing but this task touches the connection: no deadline may shut down a socket that a
+/// worker has already.
+async fn hand_over<H: Host>(
+    edge: &Edge<H>,
+    mut wire: Wire<H::Stream>,
+    admitted: Admitted<'_>,
+    peer: SocketAddr,
+) -> Result<(), CloseReason> {
+    edge.guests.leave(&wire.guest);
+    if let Some(reason) = wire.guest.cut() {
+        return Err(reason);
+    }
+    let deadline = wire.guest.deadline();
+    let guest = Rc::into_inner(wire.guest).ok_or(CloseReason::Internal)?;
+    let socket = edge.host.release(guest.stream).map_err(|_| CloseReason::Internal)?;
+    let login = &admitted.login;
+    let mut nonce = [0; 24];
+    getrandom::fill(&mut nonce).map_err(|_| CloseReason::Internal)?;
+    wire.wire_in.shrink_to_fit();
+    wire.plain_in.shrink_to_fit();
+    let handover = Handover {
+        socket,
+        transport: wire.transport,
+        wire_in: wire.wire_in,
+        plain_in: wire.plain_in,
+        greeting: login.server_info_frame(nonce),
+        identity: Identity {
+            key: login.key,
+            address: Some(peer),
+            mesh: login.is_mesh(edge.shared.mesh_key.as_ref()),
+            prober: login.info.is_prober,
+            not_ideal: admitted.not_ideal,
+        },
+    };
+    adopt(edge, Box::new(handover), deadline).await?;
+    admitted.place.keep();
+    Ok(())
+}
+
+/// A worker whose queue stays full until the login deadline cannot take the connection.
+async fn adopt<H: Host>(edge: &Edge<H>, mut handover: Box<Handover>, deadline: Instant) -> Result<(), CloseReason> {
+    let worker = edge.shared.workers.place(&handover.identity.key);
+    let (mut wait, longest) = limits::ADOPT_WAIT;
+    loop {
+        handover = match edge.shared.workers.adopt(worker, handover) {
+            Ok(()) => return Ok(()),
+            Err(back) => back,
+        };
+        if edge.shared.is_closing() {
+            return Err(CloseReason::Shutdown);
+        }
+        if Instant::now() >= deadline {
+            return Err(CloseReason::Internal);
+        }
+        sleep(wait).await;
+        wait = (wait * 2).min(longest);
+    }
+}
