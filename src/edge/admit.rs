@@ -108,15 +108,29 @@ pub(super) fn net(ip: IpAddr) -> IpAddr {
 mod tests {
     use super::*;
     use crate::proto::key::NodeKey;
-    use crate::worker::bridge::Handover;
+    use crate::worker::bridge::{Handover, Identity, SessionEnd, Totals};
     use std::collections::VecDeque;
+    use std::time::Duration;
 
     #[derive(Default)]
     struct Ended(Mutex<VecDeque<Event>>);
 
     impl Ended {
         fn push(&self, ip: &str) {
-            let event = Event::Closed { ip: Some(ip.parse().unwrap()), reason: CloseReason::PeerClosed };
+            let identity = Identity {
+                key: NodeKey::ZERO,
+                address: Some((ip.parse::<IpAddr>().unwrap(), 1).into()),
+                mesh: false,
+                prober: false,
+                not_ideal: false,
+            };
+            let event = Event::Closed(SessionEnd {
+                worker: 0,
+                identity,
+                reason: CloseReason::PeerClosed,
+                lived: Duration::ZERO,
+                totals: Totals::default(),
+            });
             self.0.lock().unwrap().push_back(event);
         }
     }

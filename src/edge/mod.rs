@@ -80,11 +80,7 @@ impl EdgeConfig {
             mesh_key: None,
             home: HomePage::Default,
             debug_on_main: false,
-            tcp: TcpOptions {
-                write_timeout: Duration::ZERO,
-                user_timeout: Duration::ZERO,
-                keepalive_time: Duration::ZERO,
-            },
+            tcp: TcpOptions::default(),
             max_clients: None,
             max_clients_per_ip: None,
             edges: 1,

@@ -103,7 +103,11 @@ impl Core {
         if let Some(peer) = self.directory.activate(&key, conn, stamp) {
             self.took_over(peer);
         }
-        self.mailbox.broadcast(Note::Active { key, conn, stamp });
+        let publication = self.publish(Note::Active { key, conn, stamp });
+        if self.mailbox.workers() > 1 {
+            // Whoever sees an answer may rely on it that packets for the key now come here, whichever worker sends them.
+            self.hold(slot, publication);
+        }
     }
 
     /// The active connection of a key has changed because another one spoke.

@@ -54,6 +54,8 @@ pub struct Core {
     /// Empty buffers for frames and records that straddle.
     pub(super) spare: Vec<Vec<u8>>,
     pub(super) scratch: Vec<u8>,
+    /// Sessions that are sent nothing until their takeover is known everywhere.
+    held: Vec<(u32, u32)>,
     publications: VecDeque<Publication>,
     last_publication: u64,
     events: Arc<ArrayQueue<Event>>,
@@ -63,12 +65,12 @@ pub struct Core {
     queue_ms: f64,
 }
 
-/// Logins that all workers are told of together.
+/// Notes that all workers are told together and must acknowledge.
 struct Publication {
     number: u64,
     /// Marked batches that have not come home.
     waiting: u32,
-    /// More logins of this turn may still join.
+    /// More notes of this turn may still be added.
     filling: bool,
 }
 
@@ -97,6 +99,7 @@ impl Core {
             watchers: Vec::new(),
             spare: Vec::new(),
             scratch: Vec::new(),
+            held: Vec::new(),
             publications: VecDeque::new(),
             last_publication: 0,
             events,
@@ -133,11 +136,7 @@ impl Core {
         session.egress.push_control(&mut self.chunks, greeting);
         self.stats.connections.add(1);
         self.stats.not_ideal_connections.add(u64::from(identity.not_ideal));
-        let publication = self.publication();
-        let marked = self.mailbox.publish(publication, join);
-        if let Some(open) = self.publications.back_mut() {
-            open.waiting += marked;
-        }
+        let publication = self.publish(Note::Join(join));
         self.joined(&join);
         let peer = self.directory.peer(self.sessions[slot].peer);
         if peer.is_shared() {
@@ -157,7 +156,7 @@ impl Core {
         self.mark_dirty(slot);
     }
 
-    /// No more logins belong to the publication that was begun in this turn.
+    /// No more notes belong to the publication that was begun before.
     pub(super) fn seal_publication(&mut self) {
         if let Some(last) = self.publications.back_mut() {
             last.filling = false;
@@ -172,12 +171,42 @@ impl Core {
         self.publications.front().map_or(self.last_publication, |p| p.number - 1)
     }
 
-    fn publication(&mut self) -> u64 {
+    /// Tells every other worker, as part of the publication that this turn's notes make up.
+    pub(super) fn publish(&mut self, note: Note) -> u64 {
         if !self.publications.back().is_some_and(|p| p.filling) {
             self.last_publication += 1;
             self.publications.push_back(Publication { number: self.last_publication, waiting: 0, filling: true });
         }
+        let marked = self.mailbox.publish(self.last_publication, note);
+        if let Some(open) = self.publications.back_mut() {
+            open.waiting += marked;
+        }
         self.last_publication
+    }
+
+    /// The session is sent nothing until every worker has acknowledged the publication.
+    pub(super) fn hold(&mut self, slot: u32, publication: u64) {
+        let session = &mut self.sessions[slot];
+        session.held = publication;
+        self.held.push((slot, session.generation));
+    }
+
+    /// Lets sessions go on whose publication is acknowledged.
+    pub(super) fn release_held(&mut self, completed: u64) {
+        let mut held = std::mem::take(&mut self.held);
+        held.retain(|(slot, generation)| {
+            let session = &mut self.sessions[*slot];
+            if session.generation != *generation || session.held == 0 {
+                return false;
+            }
+            if session.held > completed {
+                return true;
+            }
+            session.held = 0;
+            self.mark_dirty(*slot);
+            false
+        });
+        self.held = held;
     }
 
     /// The session is over; everything else about its end happens at the end of the turn.
@@ -448,7 +477,7 @@ impl Core {
     #[inline]
     pub(super) fn mark_dirty(&mut self, slot: u32) {
         let session = &mut self.sessions[slot];
-        if !session.dirty && !session.blocked && session.state == State::Open {
+        if !session.dirty && !session.blocked && session.held == 0 && session.state == State::Open {
             session.dirty = true;
             self.dirty.push(slot);
         }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crossbeam_queue::ArrayQueue;
 
-use crate::mem::batch::{Batch, BatchPool, FULL_BYTES, Item, Join, Note, Parcel};
+use crate::mem::batch::{Batch, BatchPool, FULL_BYTES, Item, Note, Parcel};
 use crate::worker::egress::{Dropped, payload_len};
 
 /// Chains that one inbox holds. Each worker has at most a few in it; the bound on bytes is [`AWAY_MAX`].
@@ -30,7 +30,7 @@ struct Outbox {
     waiting: VecDeque<Box<Batch>>,
     /// Theirs, read here, going home.
     homeward: Vec<Box<Batch>>,
-    /// A batch going home acknowledges logins: its maker must wake for it.
+    /// A batch going home acknowledges a publication: its maker must wake for it.
     urgent: bool,
     /// Of our batches there: not yet come home.
     away: usize,
@@ -50,7 +50,7 @@ pub struct Mailbox {
     dirty: Vec<u16>,
     retry: Vec<u16>,
     pool: BatchPool,
-    /// Publication that the newest joins belong to.
+    /// Publication that the newest notes belong to.
     publication: u64,
     stuck: bool,
 }
@@ -112,9 +112,9 @@ impl Mailbox {
         self.batch_for(to).items.push(Item::Note(note));
     }
 
-    /// Adds a join for every other worker. Returns how many batches began to carry this publication: so many returns
-    /// acknowledge it.
-    pub fn publish(&mut self, publication: u64, join: Join) -> u32 {
+    /// Adds a note for every other worker that they must acknowledge. Returns how many batches began to carry this
+    /// publication: so many returns acknowledge it.
+    pub fn publish(&mut self, publication: u64, note: Note) -> u32 {
         let mut marked = 0;
         self.publication = publication;
         for to in 0..self.inboxes.len() as u16 {
@@ -122,7 +122,7 @@ impl Mailbox {
                 continue;
             }
             let batch = self.batch_for(to);
-            batch.items.push(Item::Note(Note::Join(join)));
+            batch.items.push(Item::Note(note));
             marked += u32::from(batch.publication == 0);
             batch.publication = publication;
         }

@@ -202,6 +202,7 @@ impl<D: Driver> Worker<D> {
     fn open(&mut self) {
         self.core.seal_publication();
         let completed = self.core.completed();
+        self.core.release_held(completed);
         while self.joining.first().is_some_and(|(publication, ..)| *publication <= completed) {
             let (_, slot, mut handover) = self.joining.remove(0);
             if self.core.sessions[slot].state != State::Joining {

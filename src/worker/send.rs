@@ -31,7 +31,7 @@ impl Core {
         let mut share = limits::TURN_SEND_BYTES;
         loop {
             let session = &self.sessions[slot];
-            if session.state != State::Open || session.blocked {
+            if session.state != State::Open || session.blocked || session.held != 0 {
                 return;
             }
             if !session.egress.has_wire() {

@@ -45,6 +45,8 @@ pub struct Session {
     pub blocked: bool,
     /// Other connections have the same key.
     pub shared: bool,
+    /// Publication that must be acknowledged before anything is sent; 0 for none.
+    pub held: u64,
     pub mesh: bool,
     pub watching: bool,
     pub home: bool,
@@ -113,6 +115,7 @@ impl Session {
             dirty: false,
             blocked: false,
             shared: false,
+            held: 0,
             mesh: false,
             watching: false,
             home: false,

@@ -1,0 +1,136 @@
+//! Plain HTTP on the main listener: pages, probers, nonsense.
+
+mod edge_support;
+
+use std::io::Write;
+use std::net::Shutdown;
+use std::time::{Duration, Instant};
+
+use derpring::config::HomePage;
+use derpring::stats::CloseReason;
+use edge_support::*;
+
+fn both(test: impl Fn(bool)) {
+    test(true);
+    test(false);
+}
+
+fn get(path: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nHost: h\r\n\r\n")
+}
+
+#[test]
+fn pages_on_a_connection_that_stays() {
+    both(|uring| {
+        let relay = Relay::start(uring, |config| {
+            config.debug_on_main = true;
+            config.home = HomePage::Blank;
+        });
+        let mut stream = relay.connect();
+        for _ in 0..3 {
+            stream.write_all(get("/derp/latency-check").as_bytes()).unwrap();
+            expect(&mut stream, b"HTTP/1.1 200 OK\r\nAccess-Control-Allow-Origin: *\r\nContent-Length: 0\r\n\r\n");
+        }
+        let post = "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 60000\r\nConnection: close\r\n\r\n";
+        stream.write_all(get("/debug/vars").as_bytes()).unwrap();
+        stream.write_all(post.as_bytes()).unwrap();
+        let rest = read_to_end(&mut stream);
+        assert!(rest.contains("\r\n\r\n{\"it\": 1}HTTP/1.1 200 OK\r\n"), "{rest}");
+        assert!(rest.contains("Connection: close\r\n"));
+        drop(stream);
+        relay.wait_closed(CloseReason::HttpDone, 1);
+        relay.handle.join();
+    });
+}
+
+#[test]
+fn bodies_are_skipped_and_the_next_request_found() {
+    both(|uring| {
+        let relay = Relay::start(uring, |_| {});
+        let mut stream = relay.connect();
+        let body = "x".repeat(60000);
+        stream
+            .write_all(
+                format!("POST /derp/probe HTTP/1.1\r\nHost: h\r\nContent-Length: 60000\r\n\r\n{body}").as_bytes(),
+            )
+            .unwrap();
+        stream.write_all(get("/derp/probe").as_bytes()).unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        let answers = read_to_end(&mut stream);
+        assert!(
+            answers.starts_with("HTTP/1.1 405 ") && answers.contains("bogus probe method\nHTTP/1.1 200 OK\r\n"),
+            "{answers}"
+        );
+        relay.wait_closed(CloseReason::HttpDone, 1);
+        relay.handle.join();
+    });
+}
+
+#[test]
+fn idle_prober_is_let_go_without_blame() {
+    both(|uring| {
+        let relay = Relay::start(uring, |config| config.login_deadline = Duration::from_millis(300));
+        let mut stream = relay.connect();
+        let started = Instant::now();
+        for _ in 0..4 {
+            std::thread::sleep(Duration::from_millis(150));
+            stream.write_all(get("/derp/probe").as_bytes()).unwrap();
+            expect(&mut stream, b"HTTP/1.1 200 OK\r\nAccess-Control-Allow-Origin: *\r\nContent-Length: 0\r\n\r\n");
+        }
+        assert_eq!(read_to_end(&mut stream), "");
+        assert!(started.elapsed() > Duration::from_millis(850));
+        relay.wait_closed(CloseReason::HttpDone, 1);
+        relay.handle.join();
+    });
+}
+
+#[test]
+fn requests_on_one_connection_are_bounded() {
+    both(|uring| {
+        let relay = Relay::start(uring, |_| {});
+        let mut stream = relay.connect();
+        let mut many = stream.try_clone().unwrap();
+        let writer = std::thread::spawn(move || many.write_all(get("/derp/probe").repeat(150).as_bytes()));
+        let answers = read_to_end(&mut stream);
+        assert_eq!(answers.matches("HTTP/1.1 200 OK").count(), derpring::limits::HTTP_REQUESTS_MAX);
+        assert_eq!(answers.matches("Connection: close").count(), 1, "the last answer says so");
+        let _ = writer.join();
+        relay.handle.join();
+    });
+}
+
+#[test]
+fn nonsense_is_answered_and_counted() {
+    let pki = Pki::new();
+    both(|uring| {
+        let relay = Relay::start(uring, |_| {});
+        let long = format!("GET /{}", "a".repeat(20000));
+        for (n, (request, answer)) in [
+            ("\u{1}\u{2}\u{3}\r\n\r\n", "HTTP/1.1 400 "),
+            ("GET / HTTP/1.1\r\n\r\n", "HTTP/1.1 400 "),
+            (&long, "HTTP/1.1 431 "),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let mut stream = relay.connect();
+            stream.write_all(request.as_bytes()).unwrap();
+            assert!(read_to_end(&mut stream).starts_with(answer), "{request:.20}");
+            drop(stream);
+            relay.wait_closed(CloseReason::BadHttp, n as u64 + 1);
+        }
+        relay.handle.join();
+
+        let relay = Relay::start(uring, |config| config.tls = Some(pki.server()));
+        let mut stream = relay.connect();
+        stream.write_all(get("/").as_bytes()).unwrap();
+        let answer = read_to_end(&mut stream);
+        assert_eq!(answer, "HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n");
+        let mut stream = relay.connect();
+        stream.write_all(b"SSH-2.0-OpenSSH_9.9\r\n").unwrap();
+        assert!(read_to_end(&mut stream).starts_with('\u{15}'), "an alert");
+        relay.wait_closed(CloseReason::Handshake, 2);
+        assert_eq!(relay.sum(|s| s.handshakes_failed.get()), 2);
+        relay.handle.join();
+    });
+}
