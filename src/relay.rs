@@ -154,9 +154,14 @@ impl Relay {
     pub fn stop(self) {
         let began = Instant::now();
         self.edge.stop_accepting();
-        self.crew.pool.stop(self.config.flush_on_stop, RECONNECT_SPREAD);
-        self.threads.join();
+        // The edge ends first: what it hands over after the workers have ended would be nobody's.
         self.edge.join();
+        self.crew.pool.stop(self.config.flush_on_stop, RECONNECT_SPREAD);
+        while !self.threads.finished() {
+            while self.crew.pop_event().is_some() {}
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        self.threads.join();
         while self.crew.pop_event().is_some() {}
         info!(seconds = began.elapsed().as_secs_f32(), "stopped");
     }

@@ -125,10 +125,10 @@ impl Driver for Epoll {
 
     fn detach(&mut self, slot: u32, sink: &mut impl Sink) {
         // Closing takes it out of the set: nobody else has a descriptor of this socket.
-        if let Some(conn) = self.conns.get_mut(slot as usize) {
-            if let Some(socket) = conn.socket.take() {
-                socket::shutdown(&socket);
-            }
+        if let Some(conn) = self.conns.get_mut(slot as usize)
+            && let Some(socket) = conn.socket.take()
+        {
+            socket::shutdown(&socket);
         }
         sink.detached(slot);
     }

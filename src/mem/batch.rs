@@ -168,6 +168,7 @@ impl Batch {
 #[derive(Debug)]
 pub struct BatchPool {
     maker: u16,
+    #[expect(clippy::vec_box, reason = "a batch keeps its box on the way to its receiver and back")]
     free: Vec<Box<Batch>>,
     /// Batches that are not at home.
     away: usize,

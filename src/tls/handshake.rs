@@ -114,7 +114,11 @@ impl Handshake {
                 }
                 Ok(_) => false,
                 Err(error) => {
-                    collect_alert(conn, out);
+                    if is_too_old(wire_in) {
+                        out.extend_from_slice(&PROTOCOL_VERSION);
+                    } else {
+                        collect_alert(conn, out);
+                    }
                     return Err(HandshakeError::Peer(error));
                 }
             };
@@ -144,6 +148,16 @@ impl fmt::Debug for Handshake {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Handshake").field("seen", &self.seen).finish_non_exhaustive()
     }
+}
+
+/// The alert protocol_version, in a record that every version of TLS reads.
+const PROTOCOL_VERSION: [u8; 7] = [21, 3, 1, 0, 2, 2, 70];
+
+/// Whether the connection begins with a ClientHello of a version below TLS 1.2. rustls misses an extension of newer
+/// versions first and complains of that, which tells an old client nothing.
+fn is_too_old(wire_in: &[u8]) -> bool {
+    const CLIENT_HELLO: u8 = 1;
+    matches!(wire_in, [22, _, _, _, _, CLIENT_HELLO, _, _, _, major, minor, ..] if (*major, *minor) < (3, 3))
 }
 
 fn finished() -> HandshakeError {

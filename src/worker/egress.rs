@@ -464,4 +464,4 @@ impl Queue {
 
 /// Longest control frame that can stand between packets: PeerGone, with room to spare.
 const CONTROL_MAX: usize = 64;
-const _: () = assert!(HEADER_LEN + NodeKey::LEN + 1 <= CONTROL_MAX);
+const _: () = assert!(HEADER_LEN + NodeKey::LEN < CONTROL_MAX);

@@ -132,10 +132,10 @@ impl Core {
             self.spoke(slot);
         }
         let mut deframer = std::mem::take(&mut self.sessions[slot].deframer);
-        if deframer.wants_buffer() {
-            if let Some(buffer) = self.spare.pop() {
-                deframer.reuse(buffer);
-            }
+        if deframer.wants_buffer()
+            && let Some(buffer) = self.spare.pop()
+        {
+            deframer.reuse(buffer);
         }
         let mut at = 0;
         while self.sessions[slot].state == State::Open {

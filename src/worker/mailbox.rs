@@ -12,7 +12,7 @@ use crossbeam_queue::ArrayQueue;
 use crate::mem::batch::{Batch, BatchPool, FULL_BYTES, Item, Note, Parcel};
 use crate::worker::egress::{Dropped, payload_len};
 
-/// Chains that one inbox holds. Each worker has at most a few in it; the bound on bytes is [`AWAY_MAX`].
+/// Chains that one inbox holds. Each worker has at most a few in it; the bound on bytes is that of batches away.
 pub const INBOX_CHAINS: usize = 1024;
 /// Batches that may be away to one destination: 4 MiB of packets, the same that one session may have queued.
 const AWAY_MAX: usize = 64;
@@ -29,6 +29,7 @@ struct Outbox {
     /// Ours, to be read there; in order.
     waiting: VecDeque<Box<Batch>>,
     /// Theirs, read here, going home.
+    #[expect(clippy::vec_box, reason = "batches travel in their boxes")]
     homeward: Vec<Box<Batch>>,
     /// A batch going home acknowledges a publication: its maker must wake for it.
     urgent: bool,

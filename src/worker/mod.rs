@@ -96,10 +96,13 @@ pub struct Worker<D: Driver> {
     core: Core,
     common: Arc<Common<D::Socket>>,
     /// Sessions that wait until every worker knows them, with the publication that tells so.
-    joining: Vec<(u64, u32, Box<Handover<D::Socket>>)>,
+    joining: Vec<Joining<D::Socket>>,
     stop: Option<Stop>,
     alarms: Vec<Alarm>,
 }
+
+/// Publication, slot, and what the session begins with.
+type Joining<S> = (u64, u32, Box<Handover<S>>);
 
 struct Stop {
     deadline: Nanos,

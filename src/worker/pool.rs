@@ -117,6 +117,10 @@ impl Pool {
 }
 
 impl Threads {
+    pub fn finished(&self) -> bool {
+        self.0.iter().all(JoinHandle::is_finished)
+    }
+
     pub fn join(self) {
         for thread in self.0 {
             // A worker that panicked has ended the process.

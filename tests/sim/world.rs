@@ -543,10 +543,10 @@ impl World {
                     return Err(format!("client {at} was never told that peer {key:?} has gone"));
                 }
             }
-            if let Some(watched) = self.watched.get(&at) {
-                if *watched != here {
-                    return Err(format!("watcher {at} knows {} peers, {} are here", watched.len(), here.len()));
-                }
+            if let Some(watched) = self.watched.get(&at)
+                && *watched != here
+            {
+                return Err(format!("watcher {at} knows {} peers, {} are here", watched.len(), here.len()));
             }
         }
         Ok(())
