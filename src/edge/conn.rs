@@ -175,9 +175,8 @@ async fn skip<S: Stream>(wire: &mut Wire<S>, mut body: u64) -> Result<(), CloseR
 async fn login<H: Host>(edge: &Edge<H>, wire: &mut Wire<H::Stream>, upgrade: Upgrade) -> Result<Login, CloseReason> {
     let keys = &edge.shared.keys;
     edge.stats.derp_accepts.add(1);
-    let mut hello = if upgrade.fast_start { Vec::new() } else { http::switching_protocols(&keys.public()) };
-    hello.extend_from_slice(&keys.server_key_frame());
-    wire.say(&hello)?;
+    let hello = &edge.shared.hello;
+    wire.say(if upgrade.fast_start { &hello.fast_start } else { &hello.upgrade })?;
     wire.flush().await?;
 
     let mut large = None;

@@ -31,7 +31,7 @@ use crate::proto::login::Keys;
 use crate::worker::bridge::{Event, Handover};
 use admit::Admission;
 use half_open::HalfOpen;
-use serve::Shared;
+use serve::{Hello, Shared};
 pub use stats::Stats;
 
 /// The workers, as the edge sees them. Called from every edge thread; nothing here may block.
@@ -124,6 +124,7 @@ pub fn start(config: EdgeConfig, workers: Arc<dyn Workers>) -> Result<EdgeHandle
     let half_open = HalfOpen::new(config.half_open_max, config.half_open_max_per_ip, edges);
     let shared = Arc::new(Shared {
         tls: config.tls,
+        hello: Hello::new(&config.keys),
         keys: config.keys,
         mesh_key: config.mesh_key,
         site: Site { home: config.home, debug: config.debug_on_main },

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use bytes::Bytes;
 use rustix::io::Errno;
 use tokio::task::{spawn_local, yield_now};
 use tokio::time::{Duration, Instant, sleep, timeout_at};
@@ -18,17 +19,35 @@ use super::host::Host;
 use super::stats::Stats;
 use super::{Workers, conn};
 use crate::limits;
-use crate::proto::http::Site;
+use crate::proto::http::{self, Site};
 use crate::proto::login::Keys;
 use crate::stats::CloseReason;
 
 /// How often places of ended sessions are taken back when nobody logs in.
 const TICK: Duration = Duration::from_secs(1);
 
+/// The first thing that a client is sent, the same for all: made once, shared by all edges.
+pub(super) struct Hello {
+    /// ServerKey alone.
+    pub fast_start: Bytes,
+    /// The answer to the upgrade, and ServerKey behind it in the same write.
+    pub upgrade: Bytes,
+}
+
+impl Hello {
+    pub fn new(keys: &Keys) -> Self {
+        let frame = keys.server_key_frame();
+        let mut upgrade = http::switching_protocols(&keys.public());
+        upgrade.extend_from_slice(&frame);
+        Self { fast_start: Bytes::copy_from_slice(&frame), upgrade: upgrade.into() }
+    }
+}
+
 /// What all edges have in common.
 pub(super) struct Shared {
     pub tls: Option<Arc<rustls::ServerConfig>>,
     pub keys: Arc<Keys>,
+    pub hello: Hello,
     pub mesh_key: Option<[u8; 32]>,
     pub site: Site,
     pub login_deadline: Duration,

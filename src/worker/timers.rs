@@ -18,21 +18,23 @@ pub struct Alarm {
 #[derive(Debug)]
 pub struct Wheel {
     buckets: Vec<Vec<Alarm>>,
+    /// One bit for each bucket with something in it: a worker asks for the next deadline at every turn.
+    used: [u64; (BUCKETS / 64) as usize],
     /// The next tick that has not been looked at.
     tick: u64,
-    armed: usize,
 }
 
 impl Wheel {
     pub fn new(now: Nanos) -> Self {
-        Self { buckets: (0..BUCKETS).map(|_| Vec::new()).collect(), tick: now / TICK, armed: 0 }
+        Self { buckets: (0..BUCKETS).map(|_| Vec::new()).collect(), used: Default::default(), tick: now / TICK }
     }
 
     /// Fires at `at` or up to one tick later, at the latest after one round: then ask again.
     pub fn set(&mut self, alarm: Alarm, at: Nanos) {
         let tick = at.div_ceil(TICK).clamp(self.tick, self.tick + BUCKETS - 1);
-        self.buckets[(tick % BUCKETS) as usize].push(alarm);
-        self.armed += 1;
+        let at = tick % BUCKETS;
+        self.buckets[at as usize].push(alarm);
+        self.used[(at / 64) as usize] |= 1 << (at % 64);
     }
 
     /// Moves everything that is due to `due`.
@@ -43,21 +45,32 @@ impl Wheel {
         }
         let end = (last + 1).min(self.tick + BUCKETS);
         for tick in self.tick..end {
-            let bucket = &mut self.buckets[(tick % BUCKETS) as usize];
-            self.armed -= bucket.len();
-            due.append(bucket);
+            let at = tick % BUCKETS;
+            due.append(&mut self.buckets[at as usize]);
+            self.used[(at / 64) as usize] &= !(1 << (at % 64));
         }
         self.tick = last + 1;
     }
 
     /// When [`Self::expire`] must be called next.
     pub fn next(&self) -> Option<Nanos> {
-        if self.armed == 0 {
-            return None;
+        let first = self.tick % BUCKETS;
+        let words = self.used.len() as u64;
+        // The word that `first` is in comes twice: its upper part at the beginning, its lower part one round later.
+        for step in 0..=words {
+            let word = (first / 64 + step) % words;
+            let mut bits = self.used[word as usize];
+            if step == 0 {
+                bits &= u64::MAX << (first % 64);
+            } else if step == words {
+                bits &= !(u64::MAX << (first % 64));
+            }
+            if bits != 0 {
+                let at = word * 64 + u64::from(bits.trailing_zeros());
+                return Some((self.tick + (at + BUCKETS - first) % BUCKETS) * TICK);
+            }
         }
-        (self.tick..self.tick + BUCKETS)
-            .find(|tick| !self.buckets[(tick % BUCKETS) as usize].is_empty())
-            .map(|tick| tick * TICK)
+        None
     }
 }
 
