@@ -142,6 +142,7 @@ impl Driver for Epoll {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(e) => return Err(e.into()),
         }
+        sink.awake(self.now());
         for at in 0..self.events.len() {
             let event = self.events[at];
             let token = Token::decode(event.data.u64());

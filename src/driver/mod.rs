@@ -33,6 +33,8 @@ pub enum End {
 
 /// Receives what a driver finds in one turn. Called with no borrow of the driver: answers are sent after the turn.
 pub trait Sink {
+    /// The turn's wait is over; everything that follows happens at `now`. Called first in each turn.
+    fn awake(&mut self, now: Nanos);
     /// Bytes from the socket in `slot`; they may be changed in place and are gone after the call.
     fn received(&mut self, slot: u32, bytes: &mut [u8]);
     /// A socket that did not take everything takes more now.
@@ -59,7 +61,7 @@ pub struct DriverStats {
 pub trait Driver {
     type Socket;
 
-    /// The clock. Read once per turn.
+    /// The clock.
     fn now(&mut self) -> Nanos;
 
     /// Takes a non-blocking socket and begins to receive from it. The slot is free.

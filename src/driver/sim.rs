@@ -309,6 +309,7 @@ impl Driver for Sim {
 
     fn turn(&mut self, _: Duration, sink: &mut impl Sink) -> io::Result<()> {
         self.stats.waits += 1;
+        sink.awake(self.now());
         if self.slots.is_empty() {
             return Ok(());
         }

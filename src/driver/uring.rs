@@ -261,6 +261,7 @@ impl Driver for Uring {
             Err(e) if matches!(e.raw_os_error(), Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN)) => {}
             Err(e) => return Err(e),
         }
+        sink.awake(self.now());
         loop {
             // One completion at a time: what a completion leads to may submit, which borrows the ring.
             let Some(entry) = self.ring.completion().next() else { break };

@@ -15,6 +15,7 @@ use crate::proto::frame::{self, GoneReason, PACKET_HEAD};
 use crate::proto::key::NodeKey;
 use crate::stats::{CloseReason, DropReason, WorkerStats};
 use crate::tls::Transport;
+use crate::worker::Doorbell;
 use crate::worker::bridge::{Event, Identity, SessionEnd};
 use crate::worker::directory::{Change, Directory, PeerId};
 use crate::worker::egress::{Bounds, Dropped};
@@ -38,6 +39,7 @@ pub struct Settings {
 
 pub struct Core {
     pub(super) me: u16,
+    bell: Arc<Doorbell>,
     pub(super) settings: Settings,
     pub(super) now: Nanos,
     pub(super) sessions: Sessions,
@@ -78,6 +80,7 @@ impl Core {
     pub fn new(
         settings: Settings,
         me: u16,
+        bell: Arc<Doorbell>,
         mailbox: Mailbox,
         stats: Arc<WorkerStats>,
         events: Arc<ArrayQueue<Event>>,
@@ -86,6 +89,7 @@ impl Core {
         let random = settings.seed.wrapping_add(u64::from(me)) | 1;
         Self {
             me,
+            bell,
             settings,
             now,
             sessions: Sessions::new(me),
@@ -582,6 +586,11 @@ impl Core {
 }
 
 impl Sink for Core {
+    fn awake(&mut self, now: Nanos) {
+        self.now = now;
+        self.bell.answer();
+    }
+
     #[inline]
     fn received(&mut self, slot: u32, bytes: &mut [u8]) {
         self.ingest(slot, bytes);

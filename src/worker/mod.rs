@@ -57,6 +57,11 @@ impl Doorbell {
         }
     }
 
+    /// Nobody needs to ring: whatever is queued from here on is found before the next sleep.
+    fn answer(&self) {
+        self.asleep.store(false, Ordering::Relaxed);
+    }
+
     fn claim(&self) -> bool {
         // Pairs with the fence in `Worker::nap`: either we see that it sleeps, or it sees what we have queued.
         std::sync::atomic::fence(Ordering::SeqCst);
@@ -121,7 +126,8 @@ impl<D: Driver> Worker<D> {
     pub fn new(mut driver: D, me: u16, settings: Settings, common: Arc<Common<D::Socket>>) -> Self {
         let mailbox = Mailbox::new(me, common.inboxes.clone());
         let stats = common.stats[usize::from(me)].clone();
-        let core = Core::new(settings, me, mailbox, stats, common.events.clone(), driver.now());
+        let bell = common.bells[usize::from(me)].clone();
+        let core = Core::new(settings, me, bell, mailbox, stats, common.events.clone(), driver.now());
         Self { driver, core, common, joining: Vec::new(), stop: None, alarms: Vec::new() }
     }
 
@@ -133,10 +139,7 @@ impl<D: Driver> Worker<D> {
         const MAIL: usize = 256;
         // 1. Everything that the sockets have brought; sleeps here when there is nothing else to do.
         let wait = self.nap();
-        let result = self.driver.turn(wait, &mut self.core);
-        self.common.bells[usize::from(self.core.me)].asleep.store(false, Ordering::Relaxed);
-        result?;
-        self.core.now = self.driver.now();
+        self.driver.turn(wait, &mut self.core)?;
         // 2. New sessions and orders from the edge.
         self.obey();
         // 3. What other workers have sent.
@@ -176,7 +179,7 @@ impl<D: Driver> Worker<D> {
         // Pairs with the fence in `Doorbell::claim`.
         std::sync::atomic::fence(Ordering::SeqCst);
         if busy() {
-            self.common.bells[me].asleep.store(false, Ordering::Relaxed);
+            self.common.bells[me].answer();
             return Duration::ZERO;
         }
         wait

@@ -4,6 +4,7 @@
 
 mod bugs;
 mod client;
+mod scenes;
 mod world;
 
 use bugs::Bug;

@@ -1,0 +1,267 @@
+//! Single scenes on the simulated network, each about one promise.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use derpring::driver::sim::{Faults, Net, Sim, SimSocket};
+use derpring::proto::key::NodeKey;
+use derpring::stats::{CloseReason, DropReason};
+use derpring::tls::Transport;
+use derpring::worker::bridge::{Command, Event, Handover, Identity};
+use derpring::worker::egress::Bounds;
+use derpring::worker::{Common, Next, Settings, Worker};
+
+use crate::client::{Client, Got};
+
+const QUEUE: u32 = 40;
+
+struct Stage {
+    net: Net,
+    common: Arc<Common<SimSocket>>,
+    workers: Vec<Worker<Sim>>,
+    clients: Vec<Client>,
+}
+
+impl Stage {
+    fn new(workers: usize) -> Self {
+        let net = Net::new(1, Faults::default());
+        let common = Common::new(workers, 4).unwrap();
+        let settings = Settings {
+            bounds: Bounds { packets: QUEUE, bytes: 1 << 20, packets_min: 8 },
+            chunks_max: 10_000,
+            write_timeout: Duration::from_secs(2),
+            server_key: NodeKey([0xee; 32]),
+            seed: 1,
+        };
+        let workers =
+            (0..workers).map(|me| Worker::new(net.driver(), me as u16, settings.clone(), common.clone())).collect();
+        Self { net, common, workers, clients: Vec::new() }
+    }
+
+    /// Logs in on a worker; the number of the client and of its peer are the same.
+    fn join(&mut self, worker: usize) -> usize {
+        let id = self.clients.len() as u32;
+        self.join_as(worker, id)
+    }
+
+    fn join_as(&mut self, worker: usize, peer: u32) -> usize {
+        let id = self.clients.len() as u32;
+        let key = [peer as u8 + 1; 32];
+        let (socket, end) = self.net.connect(1 << 24);
+        let handover = Handover {
+            socket,
+            transport: Transport::Plain,
+            wire_in: Vec::new(),
+            plain_in: Vec::new(),
+            greeting: vec![3, 0, 0, 0, 0],
+            identity: Identity { key: NodeKey(key), address: None, mesh: false, prober: false, not_ideal: false },
+        };
+        assert!(self.common.commands[worker].push(Command::Adopt(Box::new(handover))).is_ok());
+        self.clients.push(Client::new(id, peer, key, false, end, Transport::Plain));
+        self.run(6);
+        let at = self.clients.len() - 1;
+        assert!(self.read(at).is_empty() && self.clients[at].greeted, "the login is answered");
+        at
+    }
+
+    fn run(&mut self, turns: usize) {
+        for _ in 0..turns {
+            for at in 0..self.workers.len() {
+                self.turn(at);
+            }
+        }
+    }
+
+    fn turn(&mut self, worker: usize) -> Next {
+        self.workers[worker].turn().unwrap()
+    }
+
+    fn read(&mut self, at: usize) -> Vec<Got> {
+        self.clients[at].read(usize::MAX).unwrap()
+    }
+
+    fn send(&mut self, from: usize, to: usize, packets: usize, disco: bool, len: usize) {
+        let (key, peer) = (self.clients[to].key, self.clients[to].peer);
+        for _ in 0..packets {
+            let packet = self.clients[from].packet(&key, peer, disco, len);
+            self.clients[from].end.write(&packet);
+        }
+    }
+
+    fn close_reason(&self) -> Option<CloseReason> {
+        self.common.events.pop().map(|Event::Closed(end)| end.reason)
+    }
+
+    fn dropped(&self, worker: usize, reason: DropReason) -> [u64; 2] {
+        let cells = &self.workers[worker].core().stats().dropped_packets[reason as usize];
+        [cells[0].get(), cells[1].get()]
+    }
+}
+
+fn numbers(got: &[Got]) -> Vec<u32> {
+    got.iter().filter_map(|g| if let Got::Packet { stamp, .. } = g { Some(stamp.number) } else { None }).collect()
+}
+
+#[test]
+fn a_keepalive_comes_each_minute_and_a_bit() {
+    let mut stage = Stage::new(1);
+    let client = stage.join(0);
+    let mut seconds = Vec::new();
+    for second in 1..=140 {
+        stage.net.advance(Duration::from_secs(1));
+        stage.run(1);
+        for got in stage.read(client) {
+            assert!(matches!(got, Got::KeepAlive), "{got:?}");
+            seconds.push(second);
+        }
+    }
+    assert_eq!(seconds.len(), 2, "at {seconds:?}");
+    assert!((60..=66).contains(&seconds[0]), "the first at {}", seconds[0]);
+    assert!((60..=66).contains(&(seconds[1] - seconds[0])), "the second at {}", seconds[1]);
+}
+
+#[test]
+fn who_takes_nothing_is_closed_and_who_takes_little_is_not() {
+    let mut stage = Stage::new(1);
+    let (sender, stuck, slow) = (stage.join(0), stage.join(0), stage.join(0));
+    stage.clients[stuck].end.set_room(500);
+    stage.clients[slow].end.set_room(500);
+    let mut got = Vec::new();
+    for _ in 0..100 {
+        stage.send(sender, stuck, 1, false, 400);
+        stage.send(sender, slow, 1, false, 400);
+        stage.net.advance(Duration::from_millis(100));
+        stage.run(2);
+        got.extend(numbers(&stage.clients[slow].read(60).unwrap()));
+    }
+    assert_eq!(stage.close_reason(), Some(CloseReason::WriteTimeout));
+    assert_eq!(stage.close_reason(), None, "only one was closed");
+    assert!(stage.clients[stuck].end.is_closed_by_relay());
+    assert!(!stage.clients[slow].end.is_closed_by_relay());
+    assert!(got.len() > 10 && got.is_sorted(), "{got:?}");
+}
+
+#[test]
+fn a_full_queue_keeps_the_newest_and_disco_is_not_pushed_out() {
+    let mut stage = Stage::new(1);
+    let (sender, receiver) = (stage.join(0), stage.join(0));
+    stage.clients[receiver].end.set_room(0);
+    stage.send(sender, receiver, 5, true, 100);
+    stage.run(1);
+    stage.send(sender, receiver, 500, false, 100);
+    stage.run(1);
+    stage.clients[receiver].end.set_room(1 << 20);
+    stage.run(4);
+    let got = numbers(&stage.read(receiver));
+    // Five disco packets, numbered first, and the newest data.
+    assert_eq!(got[..5], [1, 2, 3, 4, 5]);
+    assert_eq!(got[got.len() - QUEUE as usize..], (506 - QUEUE..506).collect::<Vec<_>>());
+    let [data, disco] = stage.dropped(0, DropReason::QueueHead);
+    assert_eq!((data as usize + got.len(), disco), (505, 0));
+}
+
+/// A worker that does not run for a while: whoever sends to it goes on, loses its oldest data, and holds little.
+#[test]
+fn a_stuck_worker_costs_data_and_nothing_else() {
+    let mut stage = Stage::new(2);
+    let (sender, receiver, bystander) = (stage.join(0), stage.join(1), stage.join(0));
+    let leaver = stage.join(0);
+    stage.send(leaver, receiver, 1, false, 100);
+    stage.run(4);
+    assert_eq!(numbers(&stage.read(receiver)), [1]);
+    stage.send(sender, receiver, 3, true, 100);
+    let mut sent = 3;
+    for _ in 0..400 {
+        stage.send(sender, receiver, 50, false, 1000);
+        sent += 50;
+        stage.send(sender, bystander, 1, false, 100);
+        stage.turn(0);
+        stage.turn(0);
+        assert_eq!(numbers(&stage.read(bystander)).len(), 1, "others are served");
+    }
+    stage.clients[leaver].end.close();
+    stage.turn(0);
+    let held = stage.workers[0].core().packets_held();
+    assert!(held <= 2048, "{held} packets wait in front of one worker");
+    let [data, disco] = stage.dropped(0, DropReason::QueueHead);
+    assert!(data > 0 && disco == 0, "{data} data and {disco} disco packets dropped");
+    // It runs again: what was kept arrives in order, the departure behind everything.
+    let mut got = Vec::new();
+    for _ in 0..2000 {
+        stage.run(1);
+        got.extend(stage.read(receiver));
+    }
+    let numbers = numbers(&got);
+    assert_eq!(numbers.iter().filter(|n| **n <= 3).count(), 3, "disco packets arrive");
+    assert!(numbers.len() < sent);
+    assert!(matches!(got.last(), Some(Got::Gone { reason: 0, .. }) | Some(Got::Packet { .. })));
+    assert_eq!(got.iter().filter(|g| matches!(g, Got::Gone { .. })).count(), 1, "the departure arrives");
+}
+
+#[test]
+fn a_departure_comes_behind_the_packets_of_its_source_even_when_it_sends_and_closes_at_once() {
+    for workers in [1, 2] {
+        let mut stage = Stage::new(workers);
+        let receiver = stage.join(0);
+        for round in 0..50 {
+            let sender = stage.join_as(workers - 1, 1 + round % 3);
+            stage.send(sender, receiver, 3, false, 100);
+            stage.clients[sender].end.close();
+            stage.run(8);
+            let got = stage.read(receiver);
+            assert_eq!(got.len(), 4, "round {round}: {got:?}");
+            let key = stage.clients[sender].key;
+            assert!(matches!(got[3], Got::Gone { key: k, reason: 0 } if k == key), "round {round}: {got:?}");
+        }
+    }
+}
+
+#[test]
+fn unknown_destinations_are_told_of_disco_packets_only_and_three_at_once() {
+    let mut stage = Stage::new(1);
+    let client = stage.join(0);
+    let nobody = [0x77; 32];
+    let ask = |stage: &mut Stage, disco, packets| {
+        for _ in 0..packets {
+            let packet = stage.clients[client].packet(&nobody, 99, disco, 100);
+            stage.clients[client].end.write(&packet);
+        }
+        stage.run(2);
+        stage.read(client).iter().filter(|g| matches!(g, Got::Gone { reason: 1, .. })).count()
+    };
+    assert_eq!(ask(&mut stage, false, 10), 0);
+    assert_eq!(ask(&mut stage, true, 10), 3);
+    stage.net.advance(Duration::from_millis(900));
+    assert_eq!(ask(&mut stage, true, 10), 0);
+    stage.net.advance(Duration::from_millis(200));
+    assert_eq!(ask(&mut stage, true, 10), 1);
+    stage.net.advance(Duration::from_secs(60));
+    assert_eq!(ask(&mut stage, true, 10), 3);
+    assert_eq!(stage.dropped(0, DropReason::UnknownDest), [10, 40]);
+}
+
+#[test]
+fn a_stop_tells_everybody_and_flushes_to_those_who_read() {
+    let mut stage = Stage::new(2);
+    let (sender, reader, stuck) = (stage.join(0), stage.join(1), stage.join(1));
+    stage.clients[reader].end.set_room(0);
+    stage.clients[stuck].end.set_room(0);
+    stage.send(sender, reader, 20, false, 1000);
+    stage.send(sender, stuck, 20, false, 1000);
+    stage.run(4);
+    let stop = || Command::Stop { flush: Duration::from_secs(2), reconnect_spread: Duration::from_secs(10) };
+    for commands in stage.common.commands.iter() {
+        assert!(commands.push(stop()).is_ok());
+    }
+    stage.run(2);
+    stage.clients[reader].end.set_room(1 << 20);
+    stage.run(4);
+    let got = stage.read(reader);
+    assert_eq!(numbers(&got).len(), 20, "what was queued arrives");
+    assert_eq!(got.iter().filter(|g| matches!(g, Got::Restarting)).count(), 1);
+    assert!(stage.read(sender).iter().any(|g| matches!(g, Got::Restarting)));
+    assert_eq!(stage.turn(1), Next::Turn, "somebody may still read");
+    stage.net.advance(Duration::from_millis(2001));
+    assert_eq!(stage.turn(1), Next::Finished);
+    assert!(stage.clients[stuck].end.is_closed_by_relay());
+}
