@@ -54,13 +54,17 @@ enum Command {
 
 /// Starts the log and runs the relay until it is told to stop.
 fn start(loaded: Loaded) -> ExitCode {
-    if let Err(error) = logging::init(loaded.config.log) {
-        return fail(error);
-    }
+    let log = match logging::init(loaded.config.log) {
+        Ok(log) => log,
+        Err(error) => return fail(error),
+    };
     for warning in &loaded.warnings {
         warn!("{warning}");
     }
-    match relay::run(loaded.config) {
+    let result = relay::run(loaded.config);
+    // The last lines come before the error that ended it.
+    drop(log);
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(error),
     }

@@ -1,4 +1,4 @@
-//! The log, on standard error.
+//! The log, on standard error. A thread of its own writes it: when nobody reads it, lines are lost and nothing waits.
 
 use std::env;
 use std::io;
@@ -9,19 +9,25 @@ use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use crate::config::LogFormat;
 
 /// Starts the log of this process. `DERPRING_LOG`, or else `RUST_LOG`, says what is logged: a level (`debug`), or
-/// levels by module (`info,derpring::edge=trace`). Without either: `info`.
+/// levels by module (`info,derpring::edge=trace`). Without either: `info`. What is returned writes the last lines when
+/// it is dropped.
 ///
 /// # Errors
 /// When the filter cannot be read, or the log was started before.
-pub fn init(format: LogFormat) -> Result<(), LogError> {
+pub fn init(format: LogFormat) -> Result<Guard, LogError> {
     let filter = filter(|name| env::var(name).ok())?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    let (writer, guard) = tracing_appender::non_blocking(io::stderr());
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
     match format {
         LogFormat::Human => builder.with_ansi(false).with_target(false).finish().try_init()?,
         LogFormat::Json => builder.json().flatten_event(true).finish().try_init()?,
     }
-    Ok(())
+    Ok(Guard(guard))
 }
+
+/// Keeps the log running.
+#[derive(Debug)]
+pub struct Guard(#[expect(dead_code, reason = "it works by being dropped")] tracing_appender::non_blocking::WorkerGuard);
 
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {

@@ -151,7 +151,7 @@ fn run<D: Driver<Socket = OwnedFd>>(
             Ok(Next::Finished) => return,
             Err(e) => {
                 // Its clients would be stuck for ever: better to be restarted.
-                tracing::error!(worker = me, error = %e, "a worker's kernel interface failed; ending the relay");
+                eprintln!("derpring: worker {me}: its kernel interface failed: {e}; ending the relay");
                 std::process::exit(1);
             }
         }
