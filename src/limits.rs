@@ -108,3 +108,7 @@ pub const EVENTS: usize = 4096;
 
 /// `TCP_NOTSENT_LOWAT`: what may lie unsent in the kernel, where packets can no longer be dropped but only get old.
 pub const NOTSENT_LOWAT: u32 = 128 * 1024;
+
+/// Empty buffers for what straddles reads, kept by a worker for the next that needs one. A few thousand senders in
+/// mid-frame find theirs without an allocation.
+pub const SPARE_BYTES: usize = 8 << 20;

@@ -27,7 +27,9 @@ pub fn init(format: LogFormat) -> Result<Guard, LogError> {
 
 /// Keeps the log running.
 #[derive(Debug)]
-pub struct Guard(#[expect(dead_code, reason = "it works by being dropped")] tracing_appender::non_blocking::WorkerGuard);
+pub struct Guard(
+    #[expect(dead_code, reason = "it works by being dropped")] tracing_appender::non_blocking::WorkerGuard,
+);
 
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {

@@ -6,8 +6,9 @@
 use super::chunk::FrameClass;
 use crate::proto::key::NodeKey;
 
-/// Bytes of packets after which a batch is full. One frame may go over.
-pub const FULL_BYTES: usize = 64 * 1024;
+/// Bytes of packets that a batch holds: the largest frame, or many small ones. Its buffer never grows.
+pub const FULL_BYTES: usize = 64 * 1024 + 64;
+const _: () = assert!(FULL_BYTES >= crate::limits::MAX_PACKET + crate::proto::frame::PACKET_HEAD);
 /// Items after which a batch is full.
 pub const FULL_ITEMS: usize = 512;
 
@@ -135,9 +136,10 @@ impl Batch {
         })
     }
 
+    /// Whether another item, with a frame of `len` bytes, still fits.
     #[inline]
-    pub fn is_full(&self) -> bool {
-        self.bytes.len() >= FULL_BYTES || self.items.len() >= FULL_ITEMS
+    pub fn has_room(&self, len: usize) -> bool {
+        self.bytes.len() + len <= FULL_BYTES && self.items.len() < FULL_ITEMS
     }
 
     /// Appends a frame; `parcel.at` and `parcel.len` are set here.
@@ -177,8 +179,6 @@ pub struct BatchPool {
 impl BatchPool {
     /// Batches kept for the next burst.
     const KEEP_FREE: usize = 256;
-    /// A frame may go over [`FULL_BYTES`]; beyond this a buffer is not worth keeping.
-    const KEEP_BYTES: usize = 4 * FULL_BYTES;
 
     pub fn new(maker: u16) -> Self {
         Self { maker, free: Vec::new(), away: 0 }
@@ -196,7 +196,7 @@ impl BatchPool {
         debug_assert_eq!(batch.maker, self.maker, "a batch goes home to its maker");
         self.away -= 1;
         batch.reset();
-        if self.free.len() < Self::KEEP_FREE && batch.bytes.capacity() <= Self::KEEP_BYTES {
+        if self.free.len() < Self::KEEP_FREE {
             self.free.push(batch);
         }
     }

@@ -58,7 +58,7 @@ impl Core {
         if self.sessions[slot].key == self.settings.server_key {
             return;
         }
-        let mut list = self.spare.pop().unwrap_or_default();
+        let mut list = self.lend().unwrap_or_default();
         for peer in self.directory.iter() {
             if let Some(conn) = peer.active_conn() {
                 list.extend_from_slice(&frame::peer_present(&peer.key, conn.ip, conn.port, conn.flags));

@@ -50,12 +50,17 @@ pub struct Core {
     pub(super) stats: Arc<WorkerStats>,
     /// Sessions with something to send.
     pub(super) dirty: Vec<u32>,
+    /// Empty between turns: the list takes turns with `dirty`.
+    pub(super) flushing: Vec<u32>,
     /// Sessions that are over.
     pub(super) closing: Vec<u32>,
     pub(super) watchers: Vec<u32>,
     /// Empty buffers for frames and records that straddle.
-    pub(super) spare: Vec<Vec<u8>>,
+    spare: Vec<Vec<u8>>,
+    spare_bytes: usize,
     pub(super) scratch: Vec<u8>,
+    /// Lengths of queues with their sessions, while the longest are looked for.
+    longest: Vec<(u32, u32)>,
     /// Sessions that are sent nothing until their takeover is known everywhere.
     held: Vec<(u32, u32)>,
     publications: VecDeque<Publication>,
@@ -99,10 +104,13 @@ impl Core {
             wheel: Wheel::new(now),
             stats,
             dirty: Vec::new(),
+            flushing: Vec::new(),
             closing: Vec::new(),
             watchers: Vec::new(),
             spare: Vec::new(),
+            spare_bytes: 0,
             scratch: Vec::new(),
+            longest: Vec::new(),
             held: Vec::new(),
             publications: VecDeque::new(),
             last_publication: 0,
@@ -308,6 +316,9 @@ impl Core {
     /// Reads what other workers have sent, at most `chains` of it.
     pub(super) fn read_mail(&mut self, chains: usize) {
         for _ in 0..chains {
+            if !self.mailbox.has_mail() {
+                return;
+            }
             let Some(chain) = self.mailbox.receive() else { return };
             let mut next = Some(chain);
             while let Some(mut batch) = next {
@@ -497,19 +508,22 @@ impl Core {
     #[cold]
     fn shed(&mut self) {
         let goal = self.settings.chunks_max / 16 * 15;
-        let mut longest: Vec<(u32, u32)> = (0..self.sessions.slots())
-            .map(|slot| (self.sessions[slot].egress.queued_bytes(), slot))
-            .filter(|(bytes, _)| *bytes > 0)
-            .collect();
+        let mut longest = std::mem::take(&mut self.longest);
+        longest.extend(
+            (0..self.sessions.slots())
+                .map(|slot| (self.sessions[slot].egress.queued_bytes(), slot))
+                .filter(|(bytes, _)| *bytes > 0),
+        );
         longest.sort_unstable_by(|a, b| b.cmp(a));
-        for (bytes, slot) in longest {
+        for (bytes, slot) in longest.drain(..) {
             if self.chunks.in_use() <= goal {
-                return;
+                break;
             }
             let dropped = self.sessions[slot].egress.shed(&mut self.chunks, bytes / 2);
             self.sessions[slot].totals.dropped += u64::from(dropped.data + dropped.disco);
             self.count_dropped(DropReason::QueueHead, dropped);
         }
+        self.longest = longest;
     }
 
     /// Looks at the session at `at` or earlier.
@@ -555,12 +569,20 @@ impl Core {
         if span == 0 { 0 } else { self.random % span }
     }
 
+    /// An empty buffer for what straddles.
+    #[inline]
+    pub(super) fn lend(&mut self) -> Option<Vec<u8>> {
+        let buffer = self.spare.pop()?;
+        self.spare_bytes -= buffer.capacity();
+        Some(buffer)
+    }
+
     /// Buffers come back here when nothing straddles any more.
+    #[inline]
     pub(super) fn recycle(&mut self, mut buffer: Vec<u8>) {
-        const KEEP: usize = 64;
-        const KEEP_BYTES: usize = 256 * 1024;
-        if self.spare.len() < KEEP && buffer.capacity() > 0 && buffer.capacity() <= KEEP_BYTES {
+        if buffer.capacity() > 0 && self.spare_bytes + buffer.capacity() <= limits::SPARE_BYTES {
             buffer.clear();
+            self.spare_bytes += buffer.capacity();
             self.spare.push(buffer);
         }
     }

@@ -33,17 +33,21 @@ impl Dropped {
         self.data + self.disco > 0
     }
 
+    /// Counts one packet by the length of its frame.
+    pub fn add(&mut self, disco: bool, frame_len: u32) {
+        let payload = u64::from(payload_len(frame_len));
+        if disco {
+            self.disco += 1;
+            self.disco_bytes += payload;
+        } else {
+            self.data += 1;
+            self.data_bytes += payload;
+        }
+    }
+
     fn count(&mut self, meta: FrameMeta) {
-        match meta.class {
-            FrameClass::Data => {
-                self.data += 1;
-                self.data_bytes += u64::from(payload_len(meta.len));
-            }
-            FrameClass::Disco => {
-                self.disco += 1;
-                self.disco_bytes += u64::from(payload_len(meta.len));
-            }
-            FrameClass::Control => {}
+        if meta.class != FrameClass::Control {
+            self.add(meta.class == FrameClass::Disco, meta.len);
         }
     }
 }

@@ -70,7 +70,7 @@ impl Core {
             match self.one_record(slot, records, &mut bytes[at..])? {
                 (Flow::Closed, _) => return Ok(Flow::Closed),
                 (Flow::Open, 0) => {
-                    let mut wire = self.spare.pop().unwrap_or_default();
+                    let mut wire = self.lend().unwrap_or_default();
                     wire.extend_from_slice(&bytes[at..]);
                     self.sessions[slot].wire = wire;
                     break;
@@ -113,7 +113,7 @@ impl Core {
         };
         let mut kept = Vec::new();
         if !rest.is_empty() {
-            kept = self.spare.pop().unwrap_or_default();
+            kept = self.lend().unwrap_or_default();
             kept.extend_from_slice(&input[rest]);
         }
         self.recycle(wire);
@@ -133,7 +133,7 @@ impl Core {
         }
         let mut deframer = std::mem::take(&mut self.sessions[slot].deframer);
         if deframer.wants_buffer()
-            && let Some(buffer) = self.spare.pop()
+            && let Some(buffer) = self.lend()
         {
             deframer.reuse(buffer);
         }

@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use crossbeam_queue::ArrayQueue;
 
-use crate::mem::batch::{Batch, BatchPool, FULL_BYTES, Item, Note, Parcel};
-use crate::worker::egress::{Dropped, payload_len};
+use crate::mem::batch::{Batch, BatchPool, FULL_ITEMS, Item, Note, Parcel};
+use crate::worker::egress::Dropped;
 
 /// Chains that one inbox holds. Each worker has at most a few in it; the bound on bytes is that of batches away.
 pub const INBOX_CHAINS: usize = 1024;
@@ -54,6 +54,8 @@ pub struct Mailbox {
     /// Publication that the newest notes belong to.
     publication: u64,
     stuck: bool,
+    /// Empty: lends its memory to the clean-up of an outbox.
+    kept: VecDeque<Box<Batch>>,
 }
 
 /// What one round of posting did.
@@ -76,6 +78,7 @@ impl Mailbox {
             pool: BatchPool::new(me),
             publication: 0,
             stuck: false,
+            kept: VecDeque::new(),
         }
     }
 
@@ -97,7 +100,7 @@ impl Mailbox {
     #[inline]
     pub fn send_packet(&mut self, parcel: Parcel, frame: &[u8]) -> Dropped {
         let to = parcel.to.worker();
-        let batch = self.batch_for(to);
+        let batch = self.batch_for(to, frame.len());
         batch.push_packet(parcel, frame);
         let outbox = &mut self.outboxes[usize::from(to)];
         outbox.packets += 1;
@@ -110,7 +113,7 @@ impl Mailbox {
 
     /// Adds a note for one other worker.
     pub fn send_note(&mut self, to: u16, note: Note) {
-        self.batch_for(to).items.push(Item::Note(note));
+        self.batch_for(to, 0).items.push(Item::Note(note));
     }
 
     /// Adds a note for every other worker that they must acknowledge. Returns how many batches began to carry this
@@ -122,7 +125,7 @@ impl Mailbox {
             if to == self.me {
                 continue;
             }
-            let batch = self.batch_for(to);
+            let batch = self.batch_for(to, 0);
             batch.items.push(Item::Note(note));
             marked += u32::from(batch.publication == 0);
             batch.publication = publication;
@@ -229,9 +232,12 @@ impl Mailbox {
     }
 
     #[inline]
-    fn batch_for(&mut self, to: u16) -> &mut Batch {
+    fn batch_for(&mut self, to: u16, len: usize) -> &mut Batch {
         let outbox = &mut self.outboxes[usize::from(to)];
-        if outbox.waiting.back().is_none_or(|b| b.is_full() || b.publication != 0 && b.publication != self.publication)
+        if outbox
+            .waiting
+            .back()
+            .is_none_or(|b| !b.has_room(len) || b.publication != 0 && b.publication != self.publication)
         {
             let batch = self.pool.take(to);
             outbox.waiting.push_back(batch);
@@ -263,7 +269,7 @@ impl Mailbox {
                 outbox.bytes -= before.1 - batch.bytes.len();
             }
         }
-        let mut kept: VecDeque<Box<Batch>> = VecDeque::with_capacity(outbox.waiting.len());
+        let mut kept = std::mem::take(&mut self.kept);
         for mut batch in outbox.waiting.drain(..) {
             match kept.back_mut() {
                 Some(last) if fits(last, &batch) => {
@@ -273,39 +279,36 @@ impl Mailbox {
                 _ => kept.push_back(batch),
             }
         }
-        outbox.waiting = kept;
+        std::mem::swap(&mut outbox.waiting, &mut kept);
+        self.kept = kept;
         dropped
     }
 }
 
 /// Drops all packets of one class from `batch` and closes the gaps.
 fn drop_packets(batch: &mut Batch, disco: bool, dropped: &mut Dropped) {
-    let bytes = std::mem::replace(&mut batch.bytes, Vec::with_capacity(FULL_BYTES));
-    let items = std::mem::take(&mut batch.items);
-    batch.packets = 0;
-    for item in items {
-        match item {
-            Item::Packet(parcel) if parcel.disco == disco => {
-                let payload = u64::from(payload_len(parcel.len));
-                if disco {
-                    dropped.disco += 1;
-                    dropped.disco_bytes += payload;
-                } else {
-                    dropped.data += 1;
-                    dropped.data_bytes += payload;
-                }
-            }
-            Item::Packet(parcel) => {
-                batch.push_packet(parcel, &bytes[parcel.at as usize..(parcel.at + parcel.len) as usize]);
-            }
-            Item::Note(note) => batch.items.push(Item::Note(note)),
+    let Batch { bytes, items, packets, .. } = batch;
+    let mut end = 0;
+    items.retain_mut(|item| {
+        let Item::Packet(parcel) = item else { return true };
+        if parcel.disco == disco {
+            *packets -= 1;
+            dropped.add(disco, parcel.len);
+            return false;
         }
-    }
+        // Frames lie in the order of their items, so what is moved down never covers what is still to be moved.
+        let from = parcel.at as usize;
+        bytes.copy_within(from..from + parcel.len as usize, end);
+        parcel.at = end as u32;
+        end += parcel.len as usize;
+        true
+    });
+    bytes.truncate(end);
 }
 
 fn fits(last: &Batch, batch: &Batch) -> bool {
-    !last.is_full()
-        && last.bytes.len() + batch.bytes.len() <= FULL_BYTES
+    last.has_room(batch.bytes.len())
+        && last.items.len() + batch.items.len() <= FULL_ITEMS
         // The return of each marked batch is counted: two must not become one.
         && (last.publication == 0 || batch.publication == 0)
 }

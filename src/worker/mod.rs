@@ -186,8 +186,10 @@ impl<D: Driver> Worker<D> {
     }
 
     fn obey(&mut self) {
-        let common = self.common.clone();
-        while let Some(command) = common.commands[usize::from(self.core.me)].pop() {
+        let me = usize::from(self.core.me);
+        // Looking into an empty queue is two loads; taking from one is a fence.
+        while !self.common.commands[me].is_empty() {
+            let Some(command) = self.common.commands[me].pop() else { return };
             match command {
                 Command::Adopt(handover) => self.adopt(handover),
                 Command::Stop { flush, reconnect_spread } => self.begin_stop(flush, reconnect_spread),

@@ -17,14 +17,14 @@ const PARTS: usize = 8;
 impl Core {
     /// Sends what waits in every session that is marked, each up to its share of the turn.
     pub(super) fn flush<D: Driver>(&mut self, driver: &mut D) {
-        let mut marked = std::mem::take(&mut self.dirty);
+        let mut marked = std::mem::take(&mut self.flushing);
+        // Sessions that use up their share are marked again, in the list that is empty now.
+        std::mem::swap(&mut marked, &mut self.dirty);
         for slot in marked.drain(..) {
             self.sessions[slot].dirty = false;
             self.flush_session(driver, slot);
         }
-        // Sessions that used up their share have been marked again.
-        marked.append(&mut self.dirty);
-        self.dirty = marked;
+        self.flushing = marked;
     }
 
     fn flush_session<D: Driver>(&mut self, driver: &mut D, slot: u32) {
