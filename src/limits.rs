@@ -96,9 +96,9 @@ pub const HOME_SETTLED: Duration = Duration::from_secs(5);
 /// PeerGone(NotHere) frames: burst and refill per second, per connection (the reference's).
 pub const NOT_HERE_BURST: u8 = 3;
 
-/// Times that connections of one key take over from each other before both are told. A plain reconnect makes two at
-/// most: what the old connection still had on the way, then the new one.
-pub const TURNS_BEFORE_HEALTH: u32 = 3;
+/// Times that one connection takes over from others of its key before all of them are told. A plain reconnect makes
+/// one each: what the old connection still had on the way, then the new one.
+pub const TAKEOVERS_BEFORE_HEALTH: u8 = 2;
 
 /// Commands that wait for one worker; the edge retries.
 pub const COMMANDS: usize = 1024;

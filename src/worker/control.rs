@@ -94,6 +94,7 @@ impl Core {
         let session = &self.sessions[slot];
         let (key, peer) = (session.key, session.peer);
         let conn = self.sessions.name(slot);
+        self.sessions[slot].spoke_at = self.now;
         let entry = self.directory.peer(peer);
         if entry.active() == conn {
             return;
@@ -110,9 +111,20 @@ impl Core {
         }
     }
 
+    /// Another worker's connection has taken over at `stamp`. One of ours that has spoken since, before it could know,
+    /// takes it back: whoever spoke last is active, whichever note came first.
+    pub(super) fn take_back(&mut self, peer: PeerId, stamp: u64) {
+        for at in 0..self.directory.peer(peer).conns().len() {
+            let conn = self.directory.peer(peer).conns()[at].id;
+            if conn.worker() == self.me && self.sessions[conn.slot()].spoke_at > stamp {
+                self.spoke(conn.slot());
+            }
+        }
+    }
+
     /// The active connection of a key has changed because another one spoke.
     pub(super) fn took_over(&mut self, peer: PeerId) {
-        if self.directory.peer(peer).turns() < limits::TURNS_BEFORE_HEALTH {
+        if !self.directory.peer(peer).is_contested() {
             return;
         }
         for at in 0..self.directory.peer(peer).conns().len() {

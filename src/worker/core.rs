@@ -91,7 +91,8 @@ impl Core {
         events: Arc<ArrayQueue<Event>>,
         now: Nanos,
     ) -> Self {
-        let random = settings.seed.wrapping_add(u64::from(me)) | 1;
+        // Neighbours must not draw the same numbers: their clients would come back together.
+        let random = (settings.seed ^ (u64::from(me) + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)) | 1;
         Self {
             me,
             bell,
@@ -256,9 +257,10 @@ impl Core {
         }
     }
 
-    /// Everything that was queued has reached the kernel.
-    pub(super) fn all_flushed(&self) -> bool {
-        self.sessions.iter().all(|s| s.egress.is_empty())
+    /// Everything that was queued for this session has reached the kernel.
+    pub(super) fn is_flushed(&self, slot: u32) -> bool {
+        let session = &self.sessions[slot];
+        session.state == State::Open && session.egress.is_empty()
     }
 
     /// Takes a session that is over out of everything but its slot.
@@ -386,6 +388,7 @@ impl Core {
             Note::Active { key, conn, stamp } => {
                 if let Some(peer) = self.directory.activate(key, *conn, *stamp) {
                     self.took_over(peer);
+                    self.take_back(peer, *stamp);
                 }
             }
             Note::Close { conn } => {

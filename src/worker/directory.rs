@@ -30,6 +30,8 @@ pub struct Conn {
     pub ip: [u8; 16],
     pub port: u16,
     pub flags: u8,
+    /// How often it has taken over by speaking since the newest connection of the key has joined.
+    takeovers: u8,
 }
 
 #[derive(Debug)]
@@ -41,8 +43,6 @@ pub struct Peer {
     /// Almost always one.
     conns: Vec<Conn>,
     active: ConnId,
-    /// How often the active connection has changed because another one spoke.
-    turns: u32,
     acquaintances: u32,
 }
 
@@ -138,11 +138,14 @@ impl Directory {
 
     /// A connection has logged in; it is active until another one of the key speaks.
     pub fn join(&mut self, join: &Join) -> (PeerId, Change) {
-        let conn = Conn { id: join.conn, stamp: join.stamp, ip: join.ip, port: join.port, flags: join.flags };
+        let conn =
+            Conn { id: join.conn, stamp: join.stamp, ip: join.ip, port: join.port, flags: join.flags, takeovers: 0 };
         self.conns += 1;
         if let Some(id) = self.find(&join.key) {
             let peer = &mut self.peers[id as usize];
             debug_assert!(peer.conns.iter().all(|c| c.id != conn.id), "a connection joins once");
+            // What an old connection still had on its way is no contest: it must take over again from the new one.
+            peer.conns.iter_mut().for_each(|c| c.takeovers = 0);
             peer.conns.push(conn);
             peer.choose_active();
             let first = peer.conns.len() == 2;
@@ -160,7 +163,6 @@ impl Directory {
         let peer = &mut self.peers[id as usize];
         peer.key = join.key;
         peer.conns.push(conn);
-        peer.turns = 0;
         peer.choose_active();
         let hasher = &self.hasher;
         let peers = &self.peers;
@@ -206,7 +208,9 @@ impl Directory {
         if peer.active == before {
             return None;
         }
-        peer.turns = peer.turns.saturating_add(1);
+        if let Some(entry) = peer.conns.iter_mut().find(|c| c.id == conn) {
+            entry.takeovers = entry.takeovers.saturating_add(1);
+        }
         Some(id)
     }
 
@@ -340,14 +344,7 @@ pub const NO_ACQUAINTANCE: u32 = NIL;
 
 impl Peer {
     fn vacant() -> Self {
-        Self {
-            key: NodeKey::ZERO,
-            version: 0,
-            conns: Vec::new(),
-            active: ConnId::new(0, 0, 0),
-            turns: 0,
-            acquaintances: NIL,
-        }
+        Self { key: NodeKey::ZERO, version: 0, conns: Vec::new(), active: ConnId::new(0, 0, 0), acquaintances: NIL }
     }
 
     /// Where packets for this key go.
@@ -369,9 +366,9 @@ impl Peer {
         self.conns.len() > 1
     }
 
-    /// How often connections of this key have taken over from each other by speaking, since it was last alone.
-    pub fn turns(&self) -> u32 {
-        self.turns
+    /// Whether two connections take turns: one has taken over, lost to another that spoke, and taken over again.
+    pub fn is_contested(&self) -> bool {
+        self.is_shared() && self.conns.iter().any(|c| c.takeovers >= limits::TAKEOVERS_BEFORE_HEALTH)
     }
 
     pub fn active_conn(&self) -> Option<&Conn> {
@@ -383,9 +380,6 @@ impl Peer {
         self.version = self.version.wrapping_add(1);
         if let Some(conn) = self.conns.iter().max_by_key(|c| (c.stamp, c.id)) {
             self.active = conn.id;
-        }
-        if self.conns.len() < 2 {
-            self.turns = 0;
         }
     }
 }

@@ -279,8 +279,8 @@ impl<D: Driver> Worker<D> {
         }
     }
 
-    /// While stopping: finished when every worker has delivered what it had for others and our queues are empty, or at
-    /// the deadline.
+    /// While stopping: finished when every worker has delivered what it had for others and our peers have it, or at the
+    /// deadline.
     fn next(&mut self) -> Next {
         let Some(stop) = &mut self.stop else { return Next::Turn };
         if !stop.drained && self.joining.is_empty() && self.core.mailbox.is_settled() {
@@ -288,8 +288,11 @@ impl<D: Driver> Worker<D> {
             self.common.drained.fetch_add(1, Ordering::AcqRel);
         }
         let all_drained = self.common.drained.load(Ordering::Acquire) == self.common.bells.len();
-        let flushed = all_drained && !self.core.mailbox.has_mail() && self.core.all_flushed();
-        if !flushed && self.core.now < stop.deadline {
+        let deadline = stop.deadline;
+        if all_drained && !self.core.mailbox.has_mail() {
+            self.end_the_flushed();
+        }
+        if self.core.sessions.used() > 0 && self.core.now < deadline {
             return Next::Turn;
         }
         for slot in 0..self.core.sessions.slots() {
@@ -303,6 +306,17 @@ impl<D: Driver> Worker<D> {
         self.core.report();
         self.count();
         Next::Finished
+    }
+
+    /// Ends each session whose peer has acknowledged everything. Not before: closing a socket with unread bytes in it,
+    /// and clients do not fall silent because we stop, resets it and takes along what is still on its way.
+    fn end_the_flushed(&mut self) {
+        for slot in 0..self.core.sessions.slots() {
+            if self.core.is_flushed(slot) && self.driver.unacknowledged(slot).unwrap_or(0) == 0 {
+                self.core.close(slot, CloseReason::Shutdown);
+            }
+        }
+        self.core.reap(&mut self.driver);
     }
 
     pub fn core(&self) -> &Core {

@@ -68,6 +68,8 @@ pub struct Session {
     pub routes: [Option<Route>; ROUTES],
     pub identity: Identity,
     pub since: Nanos,
+    /// When it last sent something while others had its key.
+    pub spoke_at: Nanos,
     /// Earliest alarm in the wheel.
     pub alarm: Nanos,
     pub keep_alive_at: Nanos,
@@ -133,6 +135,7 @@ impl Session {
             routes: [None; ROUTES],
             identity: Identity { key: NodeKey::ZERO, address: None, mesh: false, prober: false, not_ideal: false },
             since: 0,
+            spoke_at: 0,
             alarm: 0,
             keep_alive_at: 0,
             keep_alive_every: 0,

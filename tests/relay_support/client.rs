@@ -1,6 +1,6 @@
 //! A DERP client in the fewest words: it logs in, writes bytes, and cuts what comes into frames.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::frames::{self, Frame, Key, Public, frame, hex};
@@ -86,17 +86,20 @@ impl Visit<'_> {
     pub fn connect(&self) -> Client {
         let socket = connect_with(self.relay.addr, self.from, self.receive)
             .unwrap_or_else(|e| panic!("expected {} to accept: {e}", self.relay.addr));
-        Client {
-            wire: Wire::over(socket, self.mode),
-            key: self.key.clone(),
-            relay: self.relay.public,
-            input: Vec::new(),
-            at: 0,
-        }
+        self.over(socket)
+    }
+
+    /// On a connection that is there already.
+    pub fn over(&self, socket: TcpStream) -> Client {
+        let wire = Wire::over(socket, self.mode);
+        Client { wire, key: self.key.clone(), relay: self.relay.public, input: Vec::new(), at: 0 }
     }
 
     pub fn log_in(&self) -> Client {
-        let mut client = self.connect();
+        self.log_in_on(self.connect())
+    }
+
+    pub fn log_in_on(&self, mut client: Client) -> Client {
         client.send(&self.request());
         client.expect_greeting();
         client.send(&self.client_info());

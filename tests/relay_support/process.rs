@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc;
+use std::sync::{Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,8 @@ pub struct Relay {
     pub addr: SocketAddr,
     pub public: Public,
     pub tls: bool,
-    lines: mpsc::Receiver<String>,
+    /// Locked only so that threads may share a relay.
+    lines: Mutex<mpsc::Receiver<String>>,
     seen: Vec<String>,
     ended: Option<ExitStatus>,
 }
@@ -45,7 +46,7 @@ impl Relay {
             addr: SocketAddr::from(([0, 0, 0, 0], 0)),
             public: [0; 32],
             tls: false,
-            lines,
+            lines: Mutex::new(lines),
             seen: Vec::new(),
             ended: None,
         };
@@ -78,16 +79,26 @@ impl Relay {
             if let Some(line) = self.seen.iter().find(|line| line.contains(part)) {
                 return line.clone();
             }
-            match self.lines.recv_timeout(PATIENCE) {
+            match self.lines.get_mut().unwrap().recv_timeout(PATIENCE) {
                 Ok(line) => self.seen.push(line),
                 Err(_) => panic!("expected a line with {part:?} from the relay; it wrote {:#?}", self.tail()),
             }
         }
     }
 
+    /// What it has written so far.
+    pub fn lines(&mut self) -> &[String] {
+        self.seen.extend(self.lines.get_mut().unwrap().try_iter());
+        &self.seen
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
     /// Whether its log has had such a line so far.
     pub fn has_said(&mut self, part: &str) -> bool {
-        self.seen.extend(self.lines.try_iter());
+        self.seen.extend(self.lines.get_mut().unwrap().try_iter());
         self.seen.iter().any(|line| line.contains(part))
     }
 
@@ -116,14 +127,18 @@ impl Relay {
 
     /// The `derp` counters of `/debug/vars`.
     pub fn vars(&self) -> serde_json::Value {
+        self.all_vars()["derp"].take()
+    }
+
+    pub fn all_vars(&self) -> serde_json::Value {
         let answer = self.get("/debug/vars");
         let (head, body) = answer.split_once("\r\n\r\n").expect("an HTTP answer");
         assert!(head.starts_with("HTTP/1.1 200 "), "expected 200 for /debug/vars: {head}");
-        serde_json::from_str::<serde_json::Value>(body).unwrap()["derp"].clone()
+        serde_json::from_str(body).unwrap()
     }
 
     fn tail(&mut self) -> &[String] {
-        self.seen.extend(self.lines.try_iter());
+        self.seen.extend(self.lines.get_mut().unwrap().try_iter());
         &self.seen[self.seen.len().saturating_sub(30)..]
     }
 }
@@ -135,7 +150,7 @@ impl Drop for Relay {
         let _ = self.child.kill();
         let status = self.child.wait();
         // The log is complete when its writer is gone.
-        while let Ok(line) = self.lines.recv_timeout(PATIENCE) {
+        while let Ok(line) = self.lines.get_mut().unwrap().recv_timeout(PATIENCE) {
             self.seen.push(line);
         }
         let panicked = self.seen.iter().any(|line| line.contains("panicked at"));
