@@ -1,7 +1,7 @@
 //! The whole line that a packet follows, on the simulated network: received, opened, cut, routed, queued, sealed, sent.
 //!
-//! Only the workers' turns are measured; what clients do between them is not. There is no kernel here, so the figures say
-//! what the relay itself spends on a packet.
+//! Only the workers' turns are measured; what clients do between them is not. There is no kernel here, so the figures
+//! say what the relay itself spends on a packet.
 
 mod bed;
 

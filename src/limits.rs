@@ -75,13 +75,15 @@ pub const QUEUE_PACKETS_MIN: u32 = 32;
 /// Control frames that may pile up in front of a peer that does not read. Mesh watchers are sent the whole directory
 /// (56 bytes a peer), so theirs is larger.
 pub const CONTROL_BYTES_MAX: u32 = 1 << 20;
+/// See [`CONTROL_BYTES_MAX`]: a million peers, listed once.
 pub const CONTROL_BYTES_MAX_MESH: u32 = 64 << 20;
 
 /// Bytes that one session may send in one turn before the next session has its.
 pub const TURN_SEND_BYTES: usize = 256 * 1024;
 
-/// KeepAlive period and the most that is added to it, per connection, so that they do not beat together (protocol).
+/// KeepAlive period (protocol).
 pub const KEEP_ALIVE: Duration = Duration::from_secs(60);
+/// The most that is added to it, per connection, so that they do not beat together (protocol).
 pub const KEEP_ALIVE_JITTER: Duration = Duration::from_secs(5);
 
 /// How often a connection's round-trip time is sampled (the reference's period).

@@ -1,3 +1,5 @@
+//! The `derpring` binary: the allocator, and the command line.
+
 use std::process::ExitCode;
 
 #[global_allocator]

@@ -1,5 +1,5 @@
-//! Runs the Go suite of `tests/interop` against Tailscale's derper, which tells whether the suite is right, and against this
-//! relay with both backends and with its sessions on one worker and on several.
+//! Runs the Go suite of `tests/interop` against Tailscale's derper, which tells whether the suite is right, and against
+//! this relay with both backends and with its sessions on one worker and on several.
 //!
 //! The suite needs the `go` command and, the first time, its modules. Without `go` these tests say so and pass, unless
 //! `DERPRING_REQUIRE_GO=1`; without io_uring the same goes for the uring ones and `DERPRING_REQUIRE_URING=1`.
@@ -18,7 +18,7 @@ use io_uring::{IoUring, Probe, opcode};
 
 /// What the suite may take in all. It needs a tenth of it on an idle machine.
 const LIMIT: Duration = Duration::from_secs(180);
-/// What the suite allows itself, so that a hang is reported with the stacks of its tests rather than by a kill from here.
+/// What the suite allows itself, so that a hang is reported with the stacks of its tests rather than by a kill.
 const LIMIT_INSIDE: Duration = Duration::from_secs(150);
 
 #[test]
@@ -159,8 +159,8 @@ fn scratch(name: &str) -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.{}", std::process::id()))
 }
 
-/// The relay needs multishot receive and buffer rings. The kernel that brought zero-copy send has both, and unlike them it
-/// shows in the list of operations.
+/// The relay needs multishot receive and buffer rings. The kernel that brought zero-copy send has both, and unlike them
+/// it shows in the list of operations.
 fn uring_available() -> bool {
     let Ok(ring) = IoUring::new(8) else { return false };
     let mut probe = Probe::new();

@@ -1,9 +1,9 @@
 //! A packet in steady state allocates nothing: whoever sends more cannot make the relay's memory grow, and no packet
 //! waits for an allocator.
 //!
-//! Each scenario runs on the simulated network until every buffer has found its size. From then on the allocator counts
-//! what one thread asks of it while a worker has its turn; what clients do is not counted. A failure shows the stacks of
-//! the first few.
+//! Each scenario runs on the simulated network until every buffer has found its size. From then on the allocator
+//! counts what one thread asks of it while a worker has its turn; what clients do is not counted. A failure shows the
+//! stacks of the first few.
 //!
 //! What C code asks of its own allocator is not seen. AWS-LC does that when a key is set up, not per record.
 

@@ -177,6 +177,6 @@ fn log_pause(shared: &Shared, error: &io::Error) {
     let now = Instant::now();
     if last.is_none_or(|last| now.duration_since(last) >= limits::ACCEPT_PAUSE_LOG) {
         *last = Some(now);
-        tracing::warn!(%error, "no descriptors left: accepting rests until some are free; raise the limit on open files");
+        tracing::warn!(%error, "no descriptors left: accepting rests until some are free; raise their limit");
     }
 }

@@ -52,11 +52,11 @@ pub fn load(mode: &TlsMode, server_key: &[u8; 32]) -> Result<Option<Arc<ServerCo
 /// Why there is no TLS identity. All but [`IdentityError::Crypto`] are the operator's to mend.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
-    #[error("cannot read {}: {source}; --cert-dir must hold the files of this host name, readable to this user", path.display())]
+    #[error("cannot read {}: {source}; --cert-dir must hold this name's files, readable to us", path.display())]
     Read { path: PathBuf, source: io::Error },
     #[error("cannot write {}: {source}; make its directory writable, or put a certificate there", path.display())]
     Write { path: PathBuf, source: io::Error },
-    #[error("{} is there and {} is not: put both there, or neither to have them made", present.display(), absent.display())]
+    #[error("{} is there and {} is not: put both there, or none", present.display(), absent.display())]
     Half { present: PathBuf, absent: PathBuf },
     #[error("{} holds no {wanted} in PEM form{}", path.display(), detail(problem))]
     Pem { path: PathBuf, wanted: &'static str, problem: String },

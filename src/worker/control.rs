@@ -106,7 +106,7 @@ impl Core {
         }
         let publication = self.publish(Note::Active { key, conn, stamp });
         if self.mailbox.workers() > 1 {
-            // Whoever sees an answer may rely on it that packets for the key now come here, whichever worker sends them.
+            // Whoever sees an answer may rely on it: packets for the key now come here, whichever worker sends them.
             self.hold(slot, publication);
         }
     }

@@ -9,17 +9,18 @@ use crossbeam_queue::ArrayQueue;
 
 use crate::driver::{End, Nanos, Sink};
 use crate::limits;
-use crate::mem::batch::{Batch, Item, Join, Note, Parcel};
+use crate::mem::batch::{Join, Note};
 use crate::mem::chunk::ChunkPool;
-use crate::proto::frame::{self, GoneReason, PACKET_HEAD};
+use crate::proto::frame::{self, PACKET_HEAD};
 use crate::proto::key::NodeKey;
 use crate::stats::{CloseReason, DropReason, WorkerStats};
 use crate::tls::Transport;
 use crate::worker::Doorbell;
 use crate::worker::bridge::{Event, Identity, SessionEnd};
-use crate::worker::directory::{Change, Directory, PeerId};
+use crate::worker::directory::Directory;
 use crate::worker::egress::{Bounds, Dropped};
 use crate::worker::mailbox::Mailbox;
+use crate::worker::publish::Publication;
 use crate::worker::session::{Sessions, State, TokenBucket};
 use crate::worker::timers::{Alarm, Wheel};
 
@@ -62,23 +63,14 @@ pub struct Core {
     /// Lengths of queues with their sessions, while the longest are looked for.
     longest: Vec<(u32, u32)>,
     /// Sessions that are sent nothing until their takeover is known everywhere.
-    held: Vec<(u32, u32)>,
-    publications: VecDeque<Publication>,
-    last_publication: u64,
+    pub(super) held: Vec<(u32, u32)>,
+    pub(super) publications: VecDeque<Publication>,
+    pub(super) last_publication: u64,
     events: Arc<ArrayQueue<Event>>,
     events_kept: VecDeque<Event>,
     pub(super) stopping: bool,
     random: u64,
     queue_ms: f64,
-}
-
-/// Notes that all workers are told together and must acknowledge.
-struct Publication {
-    number: u64,
-    /// Marked batches that have not come home.
-    waiting: u32,
-    /// More notes of this turn may still be added.
-    filling: bool,
 }
 
 impl Core {
@@ -167,59 +159,6 @@ impl Core {
         session.alarm = Nanos::MAX;
         self.wake_at(slot, self.now);
         self.mark_dirty(slot);
-    }
-
-    /// No more notes belong to the publication that was begun before.
-    pub(super) fn seal_publication(&mut self) {
-        if let Some(last) = self.publications.back_mut() {
-            last.filling = false;
-        }
-    }
-
-    /// The newest publication of which every part was acknowledged, and all before it.
-    pub(super) fn completed(&mut self) -> u64 {
-        while self.publications.front().is_some_and(|p| p.waiting == 0 && !p.filling) {
-            self.publications.pop_front();
-        }
-        self.publications.front().map_or(self.last_publication, |p| p.number - 1)
-    }
-
-    /// Tells every other worker, as part of the publication that this turn's notes make up.
-    pub(super) fn publish(&mut self, note: Note) -> u64 {
-        if !self.publications.back().is_some_and(|p| p.filling) {
-            self.last_publication += 1;
-            self.publications.push_back(Publication { number: self.last_publication, waiting: 0, filling: true });
-        }
-        let marked = self.mailbox.publish(self.last_publication, note);
-        if let Some(open) = self.publications.back_mut() {
-            open.waiting += marked;
-        }
-        self.last_publication
-    }
-
-    /// The session is sent nothing until every worker has acknowledged the publication.
-    pub(super) fn hold(&mut self, slot: u32, publication: u64) {
-        let session = &mut self.sessions[slot];
-        session.held = publication;
-        self.held.push((slot, session.generation));
-    }
-
-    /// Lets sessions go on whose publication is acknowledged.
-    pub(super) fn release_held(&mut self, completed: u64) {
-        let mut held = std::mem::take(&mut self.held);
-        held.retain(|(slot, generation)| {
-            let session = &mut self.sessions[*slot];
-            if session.generation != *generation || session.held == 0 {
-                return false;
-            }
-            if session.held > completed {
-                return true;
-            }
-            session.held = 0;
-            self.mark_dirty(*slot);
-            false
-        });
-        self.held = held;
     }
 
     /// The session is over; everything else about its end happens at the end of the turn.
@@ -313,135 +252,6 @@ impl Core {
 
     pub(super) fn has_reports(&self) -> bool {
         !self.events_kept.is_empty()
-    }
-
-    /// Reads what other workers have sent, at most `chains` of it.
-    pub(super) fn read_mail(&mut self, chains: usize) {
-        for _ in 0..chains {
-            if !self.mailbox.has_mail() {
-                return;
-            }
-            let Some(chain) = self.mailbox.receive() else { return };
-            let mut next = Some(chain);
-            while let Some(mut batch) = next {
-                next = batch.next.take();
-                if batch.maker == self.me {
-                    let publication = self.mailbox.welcome(batch);
-                    if publication != 0 {
-                        self.acknowledged(publication);
-                    }
-                } else {
-                    self.read_batch(&batch);
-                    self.mailbox.send_home(batch);
-                }
-            }
-        }
-    }
-
-    fn acknowledged(&mut self, publication: u64) {
-        let found = self.publications.iter_mut().find(|p| p.number == publication);
-        debug_assert!(found.is_some(), "a publication stays until it is acknowledged");
-        if let Some(publication) = found {
-            publication.waiting -= 1;
-        }
-    }
-
-    fn read_batch(&mut self, batch: &Batch) {
-        for item in &batch.items {
-            match item {
-                Item::Packet(parcel) => self.deliver(parcel, batch.frame(parcel)),
-                Item::Note(note) => self.apply(note),
-            }
-        }
-    }
-
-    /// A packet from another worker.
-    fn deliver(&mut self, parcel: &Parcel, frame: &[u8]) {
-        let Some(slot) = self.sessions.find(parcel.to) else {
-            let payload = (frame.len() - PACKET_HEAD) as u64;
-            self.stats.drop_packets(DropReason::GoneDisconnected, parcel.disco, 1, payload);
-            return;
-        };
-        if parcel.introduce {
-            self.introduce_key(&NodeKey::from_prefix(&frame[frame::HEADER_LEN..]), slot);
-        }
-        self.enqueue(slot, frame, parcel.disco, parcel.queued_us);
-    }
-
-    /// The session in `slot` is about to hear of `peer`.
-    pub(super) fn introduce(&mut self, peer: PeerId, slot: u32) {
-        if self.directory.introduce(peer, slot, &mut self.sessions) {
-            self.sessions[slot].egress.introduced();
-        }
-    }
-
-    pub(super) fn introduce_key(&mut self, source: &NodeKey, slot: u32) {
-        if let Some(peer) = self.directory.find(source) {
-            self.introduce(peer, slot);
-        }
-    }
-
-    fn apply(&mut self, note: &Note) {
-        match note {
-            Note::Join(join) => self.joined(join),
-            Note::Depart { key, conn } => self.departed(key, *conn),
-            Note::Active { key, conn, stamp } => {
-                if let Some(peer) = self.directory.activate(key, *conn, *stamp) {
-                    self.took_over(peer);
-                    self.take_back(peer, *stamp);
-                }
-            }
-            Note::Close { conn } => {
-                if let Some(slot) = self.sessions.find(*conn) {
-                    self.close(slot, CloseReason::ClosePeer);
-                }
-            }
-        }
-    }
-
-    fn joined(&mut self, join: &Join) {
-        let (peer, change) = self.directory.join(join);
-        if join.conn.worker() == self.me {
-            self.sessions[join.conn.slot()].peer = peer;
-        }
-        if change == Change::Another {
-            self.mark_shared(peer);
-        }
-        let present = frame::peer_present(&join.key, join.ip, join.port, join.flags);
-        for at in 0..self.watchers.len() {
-            self.push_in_order(self.watchers[at], &present);
-        }
-        self.count_keys();
-    }
-
-    fn departed(&mut self, key: &NodeKey, conn: crate::mem::batch::ConnId) {
-        match self.directory.depart(key, conn) {
-            (peer, Change::First) => {
-                if !self.stopping {
-                    self.tell_gone(peer, key);
-                }
-                while self.directory.next_acquaintance(peer, &mut self.sessions).is_some() {}
-                self.directory.forget(peer);
-            }
-            (peer, Change::Another) => self.mark_shared(peer),
-            (_, Change::Nothing) => {}
-        }
-        self.count_keys();
-    }
-
-    /// Everybody here who has heard of the peer, or watches, learns that it is gone; behind its own packets.
-    fn tell_gone(&mut self, peer: PeerId, key: &NodeKey) {
-        let gone = frame::peer_gone(key, GoneReason::Disconnected);
-        while let Some(slot) = self.directory.next_acquaintance(peer, &mut self.sessions) {
-            if !self.sessions[slot].watching {
-                self.stats.peer_gone_disconnected.add(1);
-                self.push_in_order(slot, &gone);
-            }
-        }
-        for at in 0..self.watchers.len() {
-            self.stats.peer_gone_disconnected.add(1);
-            self.push_in_order(self.watchers[at], &gone);
-        }
     }
 
     /// Queues news of who comes and goes, behind all packets and all such news before it.
@@ -556,7 +366,7 @@ impl Core {
         self.stats.acquaintances.set(self.directory.acquaintances() as u64);
     }
 
-    fn count_keys(&self) {
+    pub(super) fn count_keys(&self) {
         let (dup_keys, dup_conns) = self.directory.duplicates();
         self.stats.keys.set(self.directory.keys() as u64);
         self.stats.dup_keys.set(dup_keys as u64);

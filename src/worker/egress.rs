@@ -143,7 +143,7 @@ impl Egress {
 
     /// Queues a frame of the relay's own behind every packet and every such frame before it.
     ///
-    /// It goes to the data queue, which leaves after the disco queue. When the packets in front of it are dropped and it
+    /// It goes to the data queue, which leaves after the disco queue. When the packets before it are dropped and it
     /// has become the oldest, it moves behind the disco packets, and from there in the same way to the control queue.
     pub fn push_in_order(&mut self, pool: &mut ChunkPool, frame: &[u8]) {
         let meta = FrameMeta { len: frame.len() as u32, queued_us: 0, class: FrameClass::Control };

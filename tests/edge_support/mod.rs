@@ -200,7 +200,8 @@ pub fn server_key() -> Vec<u8> {
 pub fn switching() -> String {
     let key = Keys::new(SERVER_PRIVATE).public().to_hex();
     format!(
-        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: DERP\r\nConnection: Upgrade\r\nDerp-Version: 2\r\nDerp-Public-Key: {key}\r\n\r\n"
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: DERP\r\nConnection: Upgrade\r\n\
+         Derp-Version: 2\r\nDerp-Public-Key: {key}\r\n\r\n"
     )
 }
 

@@ -266,7 +266,8 @@ impl Verdict {
             if lateness.p99_us > bound_us {
                 late = true;
                 notes.push(format!(
-                    "the generator was late: p99 of {:.0} us behind its schedule, {bound_us:.0} us are allowed (--max-lateness)",
+                    "the generator was late: p99 of {:.0} us behind its schedule, \
+                     {bound_us:.0} us are allowed (--max-lateness)",
                     lateness.p99_us
                 ));
             }
@@ -280,7 +281,8 @@ impl Verdict {
             && plan.pairs > 0
         {
             notes.push(format!(
-                "the generator used {:.0} % of a processor and the relay {:.0} %: throughput is the generator's limit, CPU per packet is the relay's",
+                "the generator used {:.0} % of a processor and the relay {:.0} %: throughput is the \
+                 generator's limit, CPU per packet is the relay's",
                 100.0 * own.cpu_share,
                 100.0 * relay.cpu_share
             ));

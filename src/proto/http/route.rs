@@ -95,7 +95,8 @@ fn home(head: &Head<'_>, site: &Site) -> Reply {
     }
 }
 
-const HOME: &str = "<!DOCTYPE html>\n<html lang=\"en\">\n<head><meta charset=\"utf-8\"><title>DERP relay</title></head>\n\
+const HOME: &str = "<!DOCTYPE html>\n<html lang=\"en\">\n\
+<head><meta charset=\"utf-8\"><title>DERP relay</title></head>\n\
 <body>\n<h1>DERP</h1>\n<p>This is a <a href=\"https://tailscale.com/kb/1232/derp-servers\">DERP</a> relay: it passes \
 packets, which stay encrypted from end to end, between nodes that cannot reach each other directly.</p>\n\
 </body>\n</html>\n";

@@ -140,7 +140,8 @@ mod tests {
     fn keys_match_in_any_case_and_unknown_ones_are_skipped() {
         let hex = "0123456789abcdefABCDEF0123456789".repeat(2);
         let text = format!(
-            r#" {{"MeshKey":"{hex}","VERSION":2,"canackpings":true,"i\u017Fprober":true,"AppName":"x","later":[{{}},"\ud800"]}} "#
+            r#" {{"MeshKey":"{hex}","VERSION":2,"canackpings":true,"i\u017Fprober":true,"AppName":"x",
+                "later":[{{}},"\ud800"]}} "#
         );
         let info = ok(&text);
         assert_eq!(info.mesh_key, parse_hex32(&hex));
