@@ -68,5 +68,5 @@ fn take_home(sender: &mut Mailbox) {
 
 fn parcel() -> Parcel {
     let to = ConnId::new(1, 0, 0);
-    Parcel { to, at: 0, len: 0, queued_us: 0, disco: false, introduce: false, forwarded: false }
+    Parcel { to, at: 0, len: 0, queued_us: 0, disco: false, introduce: false }
 }

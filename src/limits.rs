@@ -114,3 +114,6 @@ pub const NOTSENT_LOWAT: u32 = 128 * 1024;
 /// Empty buffers for what straddles reads, kept by a worker for the next that needs one. A few thousand senders in
 /// mid-frame find theirs without an allocation.
 pub const SPARE_BYTES: usize = 8 << 20;
+
+/// How long a worker keeps the memory of a burst before it gives back what is beyond the ordinary.
+pub const TRIM_EVERY: Duration = Duration::from_secs(30);

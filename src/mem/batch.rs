@@ -3,7 +3,6 @@
 //! A batch is filled by its maker, read by one receiver, and comes home to be filled again, so that no memory is
 //! allocated on one core and freed on another. Coming home is also the acknowledgement of what was in it.
 
-use super::chunk::FrameClass;
 use crate::proto::key::NodeKey;
 
 /// Bytes of packets that a batch holds: the largest frame, or many small ones. Its buffer never grows.
@@ -58,14 +57,6 @@ pub struct Parcel {
     pub disco: bool,
     /// The receiver must note that this destination has heard of this source.
     pub introduce: bool,
-    /// Came in by ForwardPacket.
-    pub forwarded: bool,
-}
-
-impl Parcel {
-    pub fn class(&self) -> FrameClass {
-        if self.disco { FrameClass::Disco } else { FrameClass::Data }
-    }
 }
 
 /// A change that every worker must see, in order with the packets.

@@ -71,6 +71,7 @@ pub struct Core {
     pub(super) stopping: bool,
     random: u64,
     queue_ms: f64,
+    trim_at: Nanos,
 }
 
 impl Core {
@@ -112,6 +113,7 @@ impl Core {
             stopping: false,
             random,
             queue_ms: 0.0,
+            trim_at: now + limits::TRIM_EVERY.as_nanos() as Nanos,
         }
     }
 
@@ -358,6 +360,15 @@ impl Core {
     pub(super) fn sample_queue_time(&mut self, queued_us: u32) {
         let ms = f64::from(self.now_us().wrapping_sub(queued_us) / 1000);
         self.queue_ms += 0.1 * (ms - self.queue_ms);
+    }
+
+    /// Now and then, and only when nothing is queued: memory of a past burst goes back. A burst that comes back sooner
+    /// finds it.
+    pub(super) fn trim(&mut self) {
+        if self.now >= self.trim_at {
+            self.trim_at = self.now + limits::TRIM_EVERY.as_nanos() as Nanos;
+            self.chunks.trim();
+        }
     }
 
     pub(super) fn publish_stats(&mut self) {

@@ -1,6 +1,5 @@
 //! From bytes of the socket to whole frames: open in place, cut at frame borders.
 
-use crate::mem;
 use crate::proto::deframe::Step;
 use crate::proto::frame::kind;
 use crate::stats::CloseReason;
@@ -199,6 +198,3 @@ fn complete_record(wire: &mut Vec<u8>, bytes: &[u8], at: &mut usize) -> bool {
         *at += n;
     }
 }
-
-// Frames are stitched in plain buffers: nothing of `mem` is needed here but its frame size.
-const _: () = assert!(mem::chunk::CAPACITY == crate::tls::record::MAX_PLAINTEXT);

@@ -242,6 +242,7 @@ impl<D: Driver> Worker<D> {
             }
         }
         self.alarms = due;
+        self.core.trim();
     }
 
     fn post(&mut self) {

@@ -73,7 +73,7 @@ impl Core {
             return;
         }
         self.stats.packets_to_workers.add(1);
-        let parcel = Parcel { to: target.to, at: 0, len: 0, queued_us, disco, introduce: target.introduce, forwarded };
+        let parcel = Parcel { to: target.to, at: 0, len: 0, queued_us, disco, introduce: target.introduce };
         let dropped = self.mailbox.send_packet(parcel, frame);
         if dropped.any() {
             self.count_dropped(DropReason::QueueHead, dropped);

@@ -4,7 +4,7 @@ use std::io::IoSlice;
 
 use crate::driver::{Driver, Nanos};
 use crate::limits;
-use crate::mem::chunk::{Chunk, ChunkId, FrameClass, HEADROOM, NIL};
+use crate::mem::chunk::{CAPACITY, Chunk, ChunkId, FrameClass, HEADROOM, NIL};
 use crate::stats::CloseReason;
 use crate::tls::{TlsFault, Transport};
 use crate::worker::core::Core;
@@ -274,4 +274,5 @@ impl Core {
     }
 }
 
-const _: () = assert!(HEADROOM >= crate::tls::record::HEADER_LEN);
+// A chunk is one record.
+const _: () = assert!(CAPACITY == crate::tls::record::MAX_PLAINTEXT && HEADROOM >= crate::tls::record::HEADER_LEN);
