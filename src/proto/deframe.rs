@@ -142,6 +142,11 @@ impl Deframer {
     pub fn wants_buffer(&self) -> bool {
         self.partial.capacity() == 0
     }
+
+    /// Bytes of an unfinished frame.
+    pub fn held(&self) -> usize {
+        self.partial.len()
+    }
 }
 
 #[cfg(test)]
