@@ -81,6 +81,10 @@ pub const CONTROL_BYTES_MAX_MESH: u32 = 64 << 20;
 /// Bytes that one session may send in one turn before the next session has its.
 pub const TURN_SEND_BYTES: usize = 256 * 1024;
 
+/// Bytes queued for one session at which they are sent without waiting for the end of the turn. Less would cost batches
+/// in which many senders meet; with more, a turn's packets leave the cache before they are sealed.
+pub const RIPE_BYTES: u32 = 32 * 1024;
+
 /// KeepAlive period (protocol).
 pub const KEEP_ALIVE: Duration = Duration::from_secs(60);
 /// The most that is added to it, per connection, so that they do not beat together (protocol).

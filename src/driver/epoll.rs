@@ -13,7 +13,7 @@ use super::token::{Op, Token};
 use super::{Driver, DriverStats, End, Nanos, Sink, WakeHandle, socket};
 
 /// One receive. In bulk a sender's burst comes in one go; it stays in the L2 cache.
-const RECEIVE_BYTES: usize = 256 * 1024;
+const RECEIVE_BYTES: usize = 128 * 1024;
 /// Events taken in one turn.
 const EVENTS: usize = 512;
 
@@ -32,8 +32,10 @@ struct Conn {
     generation: u32,
     /// EPOLLOUT is asked for.
     blocked: bool,
-    /// EPOLLIN is not asked for any more: the peer has ended.
+    /// EPOLLIN is not asked for any more: the peer has ended,
     ended: bool,
+    /// or the socket is about to be given away.
+    paused: bool,
 }
 
 impl Epoll {
@@ -56,7 +58,7 @@ impl Epoll {
         let conn = &self.conns[slot as usize];
         let Some(socket) = &conn.socket else { return };
         let mut flags = EventFlags::empty();
-        flags.set(EventFlags::IN, !conn.ended);
+        flags.set(EventFlags::IN, !conn.ended && !conn.paused);
         flags.set(EventFlags::OUT, conn.blocked);
         let token = Token { op: Op::Receive, generation: conn.generation, slot };
         // The descriptor is registered and open: there is nothing that can fail here but memory, and then the
@@ -67,7 +69,7 @@ impl Epoll {
     fn receive(&mut self, slot: u32, sink: &mut impl Sink) {
         let conn = &mut self.conns[slot as usize];
         let Some(socket) = &conn.socket else { return };
-        if conn.ended {
+        if conn.ended || conn.paused {
             return;
         }
         self.stats.receives += 1;
@@ -75,6 +77,7 @@ impl Epoll {
             Ok((0, _)) => End::Closed,
             Ok((n, _)) => {
                 sink.received(slot, &mut self.buffer[..n]);
+                sink.settle(self);
                 return;
             }
             Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return,
@@ -104,6 +107,7 @@ impl Driver for Epoll {
         conn.generation = Token::next_generation(conn.generation);
         conn.blocked = false;
         conn.ended = false;
+        conn.paused = false;
         let token = Token { op: Op::Receive, generation: conn.generation, slot };
         epoll::add(&self.epoll, &socket, EventData::new_u64(token.encode()), EventFlags::IN)?;
         conn.socket = Some(socket);
@@ -131,6 +135,19 @@ impl Driver for Epoll {
             socket::shutdown(&socket);
         }
         sink.detached(slot);
+    }
+
+    fn pause(&mut self, slot: u32) -> bool {
+        self.conns[slot as usize].paused = true;
+        self.ask_for(slot);
+        true
+    }
+
+    fn take(&mut self, slot: u32) -> Option<OwnedFd> {
+        let socket = self.conns[slot as usize].socket.take()?;
+        // Not closed but given away: it must be taken out of the set by hand.
+        let _ = epoll::delete(&self.epoll, &socket);
+        Some(socket)
     }
 
     fn turn(&mut self, wait: Duration, sink: &mut impl Sink) -> io::Result<()> {

@@ -31,12 +31,15 @@ pub enum End {
     Reset,
 }
 
-/// Receives what a driver finds in one turn. Called with no borrow of the driver: answers are sent after the turn.
+/// Receives what a driver finds in one turn.
 pub trait Sink {
     /// The turn's wait is over; everything that follows happens at `now`. Called first in each turn.
     fn awake(&mut self, now: Nanos);
     /// Bytes from the socket in `slot`; they may be changed in place and are gone after the call.
     fn received(&mut self, slot: u32, bytes: &mut [u8]);
+    /// Called after each [`Self::received`], when its bytes are gone: what must not wait for the end of the turn may
+    /// be sent now.
+    fn settle<D: Driver>(&mut self, driver: &mut D);
     /// A socket that did not take everything takes more now.
     fn writable(&mut self, slot: u32);
     /// Nothing more will come from this socket.
@@ -78,6 +81,14 @@ pub trait Driver {
 
     /// Stops receiving and closes the socket. [`Sink::detached`] follows, in this call's turn or a later one.
     fn detach(&mut self, slot: u32, sink: &mut impl Sink);
+
+    /// Receives no more from a socket that will be [taken](Self::take). `true`: nothing more will come; else it must be
+    /// asked again in a later turn.
+    fn pause(&mut self, slot: u32) -> bool;
+
+    /// Gives the socket of a slot away, open and with whatever has come since it was paused; the slot is then free.
+    /// `None`: the kernel still refers to it; it must be asked again in a later turn.
+    fn take(&mut self, slot: u32) -> Option<Self::Socket>;
 
     /// Looks for what has happened, for at most `wait` if that is nothing, and tells `sink`.
     ///

@@ -94,6 +94,8 @@ impl Sink for Seen {
         self.bytes.extend_from_slice(bytes);
     }
 
+    fn settle<D: Driver>(&mut self, _: &mut D) {}
+
     fn writable(&mut self, _: u32) {}
 
     fn ended(&mut self, _: u32, end: End) {

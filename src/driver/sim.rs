@@ -195,6 +195,7 @@ struct Slot {
     pipe: usize,
     blocked: bool,
     ended: bool,
+    paused: bool,
 }
 
 impl Sim {
@@ -204,7 +205,7 @@ impl Sim {
         self.slots.iter().flatten().any(|slot| {
             let pipe = &pipes[slot.pipe];
             (slot.blocked && pipe.room > pipe.down.len() - pipe.down_at)
-                || (!slot.ended && (pipe.up_at < pipe.up.len() || pipe.client != ClientState::Here))
+                || (!slot.ended && !slot.paused && (pipe.up_at < pipe.up.len() || pipe.client != ClientState::Here))
         })
     }
 
@@ -222,7 +223,7 @@ impl Sim {
             state.blocked = false;
             sink.writable(slot);
         }
-        if state.ended {
+        if state.ended || state.paused {
             return;
         }
         if reset {
@@ -251,6 +252,7 @@ impl Sim {
         if !self.lent.is_empty() {
             self.stats.receives += 1;
             sink.received(slot, &mut self.lent);
+            sink.settle(self);
         }
         if ended {
             if let Some(state) = &mut self.slots[slot as usize] {
@@ -273,7 +275,7 @@ impl Driver for Sim {
         if self.slots.len() <= at {
             self.slots.resize_with(at + 1, || None);
         }
-        self.slots[at] = Some(Slot { pipe: socket.pipe, blocked: false, ended: false });
+        self.slots[at] = Some(Slot { pipe: socket.pipe, blocked: false, ended: false, paused: false });
         Ok(())
     }
 
@@ -305,6 +307,21 @@ impl Driver for Sim {
             self.net.0.pipes.borrow_mut()[state.pipe].relay_gone = true;
         }
         sink.detached(slot);
+    }
+
+    fn pause(&mut self, slot: u32) -> bool {
+        if let Some(state) = &mut self.slots[slot as usize] {
+            state.paused = true;
+        }
+        // The kernel may take its time.
+        !self.net.0.random.borrow_mut().chance(self.net.0.faults.get().stalls)
+    }
+
+    fn take(&mut self, slot: u32) -> Option<SimSocket> {
+        if self.net.0.random.borrow_mut().chance(self.net.0.faults.get().stalls) {
+            return None;
+        }
+        self.slots[slot as usize].take().map(|state| SimSocket { pipe: state.pipe })
     }
 
     fn turn(&mut self, _: Duration, sink: &mut impl Sink) -> io::Result<()> {

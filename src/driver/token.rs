@@ -12,6 +12,8 @@ pub enum Op {
     Wake = 3,
     /// The result does not matter.
     Ignore = 4,
+    /// A socket has something to be received by a call (io_uring).
+    Readable = 5,
 }
 
 /// Operation, slot and the slot's generation in 64 bits.
@@ -40,6 +42,7 @@ impl Token {
             1 => Op::Receive,
             2 => Op::Writable,
             3 => Op::Wake,
+            5 => Op::Readable,
             _ => Op::Ignore,
         };
         Self { op, generation: (raw >> 32) as u32 & GENERATION_MASK, slot: raw as u32 }
@@ -56,7 +59,7 @@ mod tests {
 
     #[test]
     fn what_is_encoded_is_decoded() {
-        for op in [Op::Receive, Op::Writable, Op::Wake, Op::Ignore] {
+        for op in [Op::Receive, Op::Writable, Op::Wake, Op::Ignore, Op::Readable] {
             let token = Token { op, generation: GENERATION_MASK, slot: u32::MAX };
             assert_eq!(Token::decode(token.encode()), token);
         }

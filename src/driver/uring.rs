@@ -1,5 +1,9 @@
 //! The driver over io_uring: one multishot receive per socket into provided buffers, plain sends.
 //!
+//! A socket that brings much at a time is received from by a call instead, when a poll has said that it is readable:
+//! the kernel fills provided buffers for all sockets before the first of them is looked at, and in bulk the first has
+//! left the cache by then. One buffer that is filled and used up at once has not (decision 0005).
+//!
 //! What dies first: sockets are closed only when the kernel has posted the last completion of their receive, and the
 //! ring is dropped before its buffers (field order).
 #![allow(unsafe_code)]
@@ -10,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
+use rustix::net::{RecvFlags, recv};
 
 use super::buffers::Buffers;
 use super::token::{Op, Token};
@@ -25,19 +30,43 @@ pub struct Uring {
     buffers: Buffers,
     wake: Arc<WakeHandle>,
     conns: Vec<Conn>,
-    /// Slots whose receive has ended and must be asked for again after this turn.
+    /// Slots whose receive or poll has ended and must be asked for again after this turn.
     rearm: Vec<u32>,
+    /// Where calls receive.
+    landing: Box<[u8]>,
+    /// Slots whose last call filled all of it: a poll does not tell of what is left.
+    again: Vec<u32>,
+    /// Empty between turns: the list takes turns with `again`.
+    cut: Vec<u32>,
     stats: DriverStats,
 }
+
+/// One call's worth: what a sender's burst is in bulk, and what one session may bring before the others have had
+/// their turn.
+const LANDING_BYTES: usize = 128 * 1024;
+/// A socket that brings more than this in the mean is received from by calls,
+const THICK: u32 = 6 * 1024;
+/// and by multishot again when it brings less than this.
+const THIN: u32 = 3 * 1024;
 
 #[derive(Default)]
 struct Conn {
     socket: Option<OwnedFd>,
     generation: u32,
-    /// The kernel holds a receive on this socket.
+    /// The kernel holds a multishot receive on this socket.
     receiving: bool,
+    /// A multishot poll for input is out.
+    watching: bool,
     /// A poll for room to send is out.
     polling: bool,
+    /// Received from by calls.
+    by_call: bool,
+    /// Mean length of its receives, each new one an eighth.
+    mean: u32,
+    /// Nothing more is received: the socket is about to be given away,
+    paused: bool,
+    /// and the poll for room was told to end.
+    parting: bool,
     /// Detached: close when nothing is out any more.
     leaving: bool,
     ended: bool,
@@ -57,8 +86,17 @@ impl Uring {
             .setup_cqsize(COMPLETIONS)
             .build(SUBMISSIONS)?;
         let buffers = Buffers::register(&ring)?;
-        let mut driver =
-            Self { ring, buffers, wake, conns: Vec::new(), rearm: Vec::new(), stats: DriverStats::default() };
+        let mut driver = Self {
+            ring,
+            buffers,
+            wake,
+            conns: Vec::new(),
+            rearm: Vec::new(),
+            landing: vec![0; LANDING_BYTES].into_boxed_slice(),
+            again: Vec::new(),
+            cut: Vec::new(),
+            stats: DriverStats::default(),
+        };
         driver.poll_wake();
         driver.wake.set_ring(driver.ring.as_raw_fd());
         Ok(driver)
@@ -96,13 +134,85 @@ impl Uring {
         Token { op, generation: self.conns[slot as usize].generation, slot }.encode()
     }
 
-    fn receive(&mut self, slot: u32) {
+    /// Asks for input, in the way that fits the socket.
+    fn listen(&mut self, slot: u32) {
         let conn = &mut self.conns[slot as usize];
         let Some(socket) = &conn.socket else { return };
-        conn.receiving = true;
+        if conn.receiving || conn.watching || conn.leaving || conn.ended || conn.paused {
+            return;
+        }
         let fd = types::Fd(socket.as_raw_fd());
-        let token = self.token(slot, Op::Receive);
-        self.push(&opcode::RecvMulti::new(fd, Buffers::GROUP).build().user_data(token));
+        if conn.by_call {
+            conn.watching = true;
+            let token = self.token(slot, Op::Readable);
+            let events = (libc::POLLIN | libc::POLLRDHUP) as u32;
+            self.push(&opcode::PollAdd::new(fd, events).multi(true).build().user_data(token));
+        } else {
+            conn.receiving = true;
+            let token = self.token(slot, Op::Receive);
+            self.push(&opcode::RecvMulti::new(fd, Buffers::GROUP).build().user_data(token));
+        }
+    }
+
+    /// Notes how much one receive has brought; goes over to the other way when the mean speaks for it.
+    #[inline]
+    fn weigh(&mut self, slot: u32, len: usize) {
+        let conn = &mut self.conns[slot as usize];
+        conn.mean = conn.mean - conn.mean / 8 + len as u32 / 8;
+        let fits = if conn.by_call { conn.mean >= THIN } else { conn.mean <= THICK };
+        if !fits {
+            conn.by_call = !conn.by_call;
+            self.cancel_input(slot);
+        }
+    }
+
+    /// Ends the request for input that is out; its last completion asks anew.
+    fn cancel_input(&mut self, slot: u32) {
+        let conn = &self.conns[slot as usize];
+        let (receiving, watching) = (conn.receiving, conn.watching);
+        if receiving {
+            self.cancel(slot, Op::Receive);
+        }
+        if watching {
+            self.cancel(slot, Op::Readable);
+        }
+    }
+
+    /// A poll has said that there is input.
+    fn readable(&mut self, slot: u32, result: i32, flags: u32, sink: &mut impl Sink) {
+        let conn = &mut self.conns[slot as usize];
+        conn.watching = cqueue::more(flags);
+        if !conn.watching && !conn.leaving {
+            self.rearm.push(slot);
+        }
+        if result >= 0 {
+            self.receive_by_call(slot, sink);
+        }
+    }
+
+    fn receive_by_call(&mut self, slot: u32, sink: &mut impl Sink) {
+        let conn = &mut self.conns[slot as usize];
+        let Some(socket) = &conn.socket else { return };
+        if !conn.by_call || conn.ended || conn.leaving || conn.paused {
+            return;
+        }
+        self.stats.receives += 1;
+        let end = match recv(socket, &mut self.landing[..], RecvFlags::DONTWAIT) {
+            Ok((0, _)) => End::Closed,
+            Ok((n, _)) => {
+                if n == LANDING_BYTES {
+                    self.again.push(slot);
+                }
+                sink.received(slot, &mut self.landing[..n]);
+                sink.settle(self);
+                self.weigh(slot, n);
+                return;
+            }
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return,
+            Err(_) => End::Reset,
+        };
+        self.conns[slot as usize].ended = true;
+        sink.ended(slot, end);
     }
 
     fn completed(&mut self, token: Token, result: i32, flags: u32, sink: &mut impl Sink) {
@@ -115,6 +225,7 @@ impl Uring {
         }
         match token.op {
             Op::Receive => self.receive_completed(slot, result, flags, sink),
+            Op::Readable => self.readable(slot, result, flags, sink),
             Op::Writable => {
                 let conn = &mut self.conns[slot as usize];
                 conn.polling = false;
@@ -142,6 +253,10 @@ impl Uring {
             if !receiving && !leaving {
                 self.rearm.push(slot);
             }
+            if !leaving {
+                sink.settle(self);
+                self.weigh(slot, len);
+            }
             return;
         }
         if cqueue::buffer_select(flags).is_some() {
@@ -159,7 +274,7 @@ impl Uring {
                 }
                 return;
             }
-            libc::EAGAIN | libc::EINTR => {
+            libc::EAGAIN | libc::EINTR | libc::ECANCELED => {
                 if !receiving {
                     self.rearm.push(slot);
                 }
@@ -174,7 +289,7 @@ impl Uring {
     /// Closes a detached socket once the kernel holds nothing that refers to it.
     fn leave_if_quiet(&mut self, slot: u32, sink: &mut impl Sink) {
         let conn = &mut self.conns[slot as usize];
-        if conn.leaving && !conn.receiving && !conn.polling {
+        if conn.leaving && !conn.receiving && !conn.watching && !conn.polling {
             conn.leaving = false;
             conn.socket = None;
             sink.detached(slot);
@@ -207,7 +322,7 @@ impl Driver for Uring {
         let conn = &mut self.conns[at];
         debug_assert!(conn.socket.is_none());
         *conn = Conn { socket: Some(socket), generation: Token::next_generation(conn.generation), ..Conn::default() };
-        self.receive(slot);
+        self.listen(slot);
         Ok(())
     }
 
@@ -232,14 +347,12 @@ impl Driver for Uring {
             return;
         };
         conn.leaving = true;
-        let (receiving, polling) = (conn.receiving, conn.polling);
+        let polling = conn.polling;
         if let Some(socket) = &conn.socket {
             // The peer learns of it now, whenever the last completion comes.
             socket::shutdown(socket);
         }
-        if receiving {
-            self.cancel(slot, Op::Receive);
-        }
+        self.cancel_input(slot);
         if polling {
             self.cancel(slot, Op::Writable);
         }
@@ -248,12 +361,10 @@ impl Driver for Uring {
 
     fn turn(&mut self, wait: Duration, sink: &mut impl Sink) -> io::Result<()> {
         while let Some(slot) = self.rearm.pop() {
-            let conn = &self.conns[slot as usize];
-            if conn.socket.is_some() && !conn.receiving && !conn.leaving && !conn.ended {
-                self.receive(slot);
-            }
+            self.listen(slot);
         }
         self.stats.waits += 1;
+        let wait = if self.again.is_empty() { wait } else { Duration::ZERO };
         let timeout = types::Timespec::from(wait);
         let args = types::SubmitArgs::new().timespec(&timeout);
         match self.ring.submitter().submit_with_args(1, &args) {
@@ -282,7 +393,39 @@ impl Driver for Uring {
             }
         }
         self.buffers.publish();
+        // Those that were cut short before, behind everybody who had to wait for them.
+        let mut cut = std::mem::take(&mut self.cut);
+        std::mem::swap(&mut cut, &mut self.again);
+        for slot in cut.drain(..) {
+            self.receive_by_call(slot, sink);
+        }
+        self.cut = cut;
         Ok(())
+    }
+
+    fn pause(&mut self, slot: u32) -> bool {
+        let conn = &mut self.conns[slot as usize];
+        if !conn.paused {
+            conn.paused = true;
+            self.cancel_input(slot);
+        }
+        let conn = &self.conns[slot as usize];
+        !conn.receiving && !conn.watching
+    }
+
+    fn take(&mut self, slot: u32) -> Option<OwnedFd> {
+        if !self.pause(slot) {
+            return None;
+        }
+        let conn = &mut self.conns[slot as usize];
+        if conn.polling {
+            if !conn.parting {
+                conn.parting = true;
+                self.cancel(slot, Op::Writable);
+            }
+            return None;
+        }
+        conn.socket.take()
     }
 
     fn wake(&mut self, other: &WakeHandle) {

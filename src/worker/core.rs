@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crossbeam_queue::ArrayQueue;
 
-use crate::driver::{End, Nanos, Sink};
+use crate::driver::{Driver, End, Nanos, Sink};
 use crate::limits;
 use crate::mem::batch::{Join, Note};
 use crate::mem::chunk::ChunkPool;
@@ -51,6 +51,8 @@ pub struct Core {
     pub(super) stats: Arc<WorkerStats>,
     /// Sessions with something to send.
     pub(super) dirty: Vec<u32>,
+    /// Of those, sessions with so much that they are not left waiting for the end of the turn.
+    pub(super) ripe: Vec<u32>,
     /// Empty between turns: the list takes turns with `dirty`.
     pub(super) flushing: Vec<u32>,
     /// Sessions that are over.
@@ -98,6 +100,7 @@ impl Core {
             wheel: Wheel::new(now),
             stats,
             dirty: Vec::new(),
+            ripe: Vec::new(),
             flushing: Vec::new(),
             closing: Vec::new(),
             watchers: Vec::new(),
@@ -299,6 +302,11 @@ impl Core {
             self.count_dropped(DropReason::QueueHead, dropped);
         }
         self.mark_dirty(slot);
+        let session = &mut self.sessions[slot];
+        if session.dirty && !session.ripe && session.egress.queued_bytes() >= limits::RIPE_BYTES {
+            session.ripe = true;
+            self.ripe.push(slot);
+        }
         if self.chunks.in_use() > self.settings.chunks_max {
             self.shed();
         }
@@ -440,6 +448,11 @@ impl Sink for Core {
     #[inline]
     fn received(&mut self, slot: u32, bytes: &mut [u8]) {
         self.ingest(slot, bytes);
+    }
+
+    #[inline]
+    fn settle<D: Driver>(&mut self, driver: &mut D) {
+        self.flush_ripe(driver);
     }
 
     fn writable(&mut self, slot: u32) {

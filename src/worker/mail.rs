@@ -1,5 +1,6 @@
 //! What other workers send: packets for sessions of ours, and notes of who comes and goes.
 
+use crate::driver::Driver;
 use crate::mem::batch::{Batch, ConnId, Item, Join, Note, Parcel};
 use crate::proto::frame::{self, GoneReason, PACKET_HEAD};
 use crate::proto::key::NodeKey;
@@ -9,7 +10,7 @@ use crate::worker::directory::{Change, PeerId};
 
 impl Core {
     /// Reads what other workers have sent, at most `chains` of it.
-    pub(super) fn read_mail(&mut self, chains: usize) {
+    pub(super) fn read_mail<D: Driver>(&mut self, driver: &mut D, chains: usize) {
         for _ in 0..chains {
             if !self.mailbox.has_mail() {
                 return;
@@ -26,6 +27,7 @@ impl Core {
                 } else {
                     self.read_batch(&batch);
                     self.mailbox.send_home(batch);
+                    self.flush_ripe(driver);
                 }
             }
         }

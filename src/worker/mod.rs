@@ -145,7 +145,7 @@ impl<D: Driver> Worker<D> {
         // 2. New sessions and orders from the edge.
         self.obey();
         // 3. What other workers have sent.
-        self.core.read_mail(MAIL);
+        self.core.read_mail(&mut self.driver, MAIL);
         // 4. Sessions that every worker knows by now begin.
         self.open();
         // 5. Deadlines.

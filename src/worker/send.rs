@@ -17,6 +17,7 @@ const PARTS: usize = 8;
 impl Core {
     /// Sends what waits in every session that is marked, each up to its share of the turn.
     pub(super) fn flush<D: Driver>(&mut self, driver: &mut D) {
+        self.flush_ripe(driver);
         let mut marked = std::mem::take(&mut self.flushing);
         // Sessions that use up their share are marked again, in the list that is empty now.
         std::mem::swap(&mut marked, &mut self.dirty);
@@ -25,6 +26,15 @@ impl Core {
             self.flush_session(driver, slot);
         }
         self.flushing = marked;
+    }
+
+    /// Sends what has become worth a send of its own, while it is in the cache and its chunks are wanted back.
+    #[inline]
+    pub(super) fn flush_ripe<D: Driver>(&mut self, driver: &mut D) {
+        while let Some(slot) = self.ripe.pop() {
+            self.sessions[slot].ripe = false;
+            self.flush_session(driver, slot);
+        }
     }
 
     fn flush_session<D: Driver>(&mut self, driver: &mut D, slot: u32) {

@@ -41,6 +41,8 @@ pub struct Session {
     pub state: State,
     /// In the list of sessions to flush.
     pub dirty: bool,
+    /// In the list of sessions to flush before the end of the turn.
+    pub ripe: bool,
     /// The socket takes nothing at the moment.
     pub blocked: bool,
     /// Other connections have the same key.
@@ -115,6 +117,7 @@ impl Session {
             generation: 0,
             state: State::Free,
             dirty: false,
+            ripe: false,
             blocked: false,
             shared: false,
             held: 0,
