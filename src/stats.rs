@@ -202,6 +202,8 @@ pub struct WorkerStats {
     pub packets_to_workers: Cell,
     pub chains: Cell,
     pub inbox_full: Cell,
+    /// Sessions that went to another worker.
+    pub moves: Cell,
     pub closes: [Cell; CloseReason::COUNT],
     pub turns: Cell,
     pub system_calls: Cell,
@@ -250,6 +252,7 @@ impl Default for WorkerStats {
             packets_to_workers: Cell::default(),
             chains: Cell::default(),
             inbox_full: Cell::default(),
+            moves: Cell::default(),
             closes: cells(),
             turns: Cell::default(),
             system_calls: Cell::default(),

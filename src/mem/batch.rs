@@ -77,6 +77,30 @@ pub enum Note {
     Close {
         conn: ConnId,
     },
+    /// A connection wants to move here.
+    Reserve {
+        key: NodeKey,
+        from: ConnId,
+    },
+    /// The name that it will have, if it may come.
+    Reserved {
+        from: ConnId,
+        to: Option<ConnId>,
+    },
+    /// It does not come.
+    Release {
+        to: ConnId,
+    },
+    /// It is reached under its new name from now on.
+    Moved {
+        key: NodeKey,
+        from: ConnId,
+        to: ConnId,
+    },
+    /// Nothing more comes for the old name, and all that it had sent has been dealt with.
+    Flushed {
+        from: ConnId,
+    },
 }
 
 /// A connection that has logged in.

@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use crate::proto::key::NodeKey;
 use crate::stats::CloseReason;
 use crate::tls::Transport;
+pub use crate::worker::moving::Arrival;
 
 /// A connection that has proved who it is, on its way to the worker that will own it.
 ///
@@ -37,10 +38,12 @@ pub struct Identity {
     pub not_ideal: bool,
 }
 
-/// Edge to worker.
+/// Edge to worker, and worker to worker what does not fit into a batch.
 #[derive(Debug)]
 pub enum Command<S = OwnedFd> {
     Adopt(Box<Handover<S>>),
+    /// From another worker.
+    Arrive(Box<Arrival<S>>),
     /// Send Restarting, flush what peers take within the time, close everything, end the worker.
     Stop {
         flush: std::time::Duration,

@@ -25,6 +25,8 @@ pub type PeerId = u32;
 #[derive(Clone, Copy, Debug)]
 pub struct Conn {
     pub id: ConnId,
+    /// Its first name: it stays when the connection moves to another worker.
+    pub born: ConnId,
     /// Of its login, or of the last time that it took over.
     pub stamp: u64,
     pub ip: [u8; 16],
@@ -138,8 +140,15 @@ impl Directory {
 
     /// A connection has logged in; it is active until another one of the key speaks.
     pub fn join(&mut self, join: &Join) -> (PeerId, Change) {
-        let conn =
-            Conn { id: join.conn, stamp: join.stamp, ip: join.ip, port: join.port, flags: join.flags, takeovers: 0 };
+        let conn = Conn {
+            id: join.conn,
+            born: join.conn,
+            stamp: join.stamp,
+            ip: join.ip,
+            port: join.port,
+            flags: join.flags,
+            takeovers: 0,
+        };
         self.conns += 1;
         if let Some(id) = self.find(&join.key) {
             let peer = &mut self.peers[id as usize];
@@ -171,6 +180,12 @@ impl Directory {
         (id, Change::First)
     }
 
+    /// The first name of a connection.
+    pub fn born(&self, key: &NodeKey, conn: ConnId) -> ConnId {
+        let conns = self.find(key).map(|id| &self.peers[id as usize].conns);
+        conns.and_then(|conns| conns.iter().find(|c| c.id == conn)).map_or(conn, |c| c.born)
+    }
+
     /// A connection has ended. On [`Change::First`] the peer is about to go: [`Self::next_acquaintance`] gives those
     /// who must hear of it, then [`Self::forget`] removes it.
     pub fn depart(&mut self, key: &NodeKey, conn: ConnId) -> (PeerId, Change) {
@@ -192,6 +207,15 @@ impl Directory {
         self.dup_keys -= usize::from(last);
         self.dup_conns -= if last { 2 } else { 1 };
         (id, Change::Another)
+    }
+
+    /// A connection goes on under another name. `None`: it is not known.
+    pub fn rename(&mut self, key: &NodeKey, from: ConnId, to: ConnId) -> Option<PeerId> {
+        let id = self.find(key)?;
+        let peer = &mut self.peers[id as usize];
+        peer.conns.iter_mut().find(|c| c.id == from)?.id = to;
+        peer.choose_active();
+        Some(id)
     }
 
     /// A connection that shares its key has spoken. `true`: the active one has changed.
@@ -270,6 +294,19 @@ impl Directory {
         let slot = self.edges[at as usize].slot;
         self.unlink(at, sessions);
         Some(slot)
+    }
+
+    /// Whom the session in `slot` has heard of: each peer once for each of its connections, by first name.
+    pub fn heard_by(&self, slot: u32, sessions: &mut impl AcquaintanceHeads) -> Vec<(NodeKey, ConnId)> {
+        let mut heard = Vec::new();
+        let mut at = *sessions.head(slot);
+        while at != NIL {
+            let edge = &self.edges[at as usize];
+            let peer = self.peer(edge.peer);
+            heard.extend(peer.conns.iter().map(|conn| (peer.key, conn.born)));
+            at = edge.next_of_slot;
+        }
+        heard
     }
 
     /// The session in `slot` is gone: nobody needs to tell it anything.
@@ -378,7 +415,7 @@ impl Peer {
     /// Latest stamp first; the larger name breaks a tie the same way on every worker.
     fn choose_active(&mut self) {
         self.version = self.version.wrapping_add(1);
-        if let Some(conn) = self.conns.iter().max_by_key(|c| (c.stamp, c.id)) {
+        if let Some(conn) = self.conns.iter().max_by_key(|c| (c.stamp, c.born)) {
             self.active = conn.id;
         }
     }

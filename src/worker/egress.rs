@@ -4,9 +4,12 @@
 //! is that of arrival. A full queue drops its oldest packet. Control frames are never dropped. A frame leaves a queue
 //! in one of two ways: dropped whole, or committed whole, because a sealed record can be neither dropped nor reordered.
 
+mod packed;
+
 use crate::mem::chunk::{CAPACITY, Chunk, ChunkId, ChunkPool, FrameClass, FrameMeta, NIL};
 use crate::proto::frame::HEADER_LEN;
 use crate::proto::key::NodeKey;
+pub use packed::Packed;
 
 /// Bytes that are committed at once: as much as one send takes in bulk, so little that what is committed, and can no
 /// longer be dropped, stays young.
@@ -43,6 +46,13 @@ impl Dropped {
             self.data += 1;
             self.data_bytes += payload;
         }
+    }
+
+    fn merge(&mut self, other: Self) {
+        self.data += other.data;
+        self.data_bytes += other.data_bytes;
+        self.disco += other.disco;
+        self.disco_bytes += other.disco_bytes;
     }
 
     fn count(&mut self, meta: FrameMeta) {

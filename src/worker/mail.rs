@@ -83,6 +83,11 @@ impl Core {
                     self.close(slot, CloseReason::ClosePeer);
                 }
             }
+            Note::Reserve { key, from } => self.reserve(key, *from),
+            Note::Reserved { from, to } => self.reserved(*from, *to),
+            Note::Release { to } => self.release(*to),
+            Note::Moved { key, from, to } => self.moved(key, *from, *to),
+            Note::Flushed { from } => self.flushed(*from),
         }
     }
 
@@ -102,10 +107,11 @@ impl Core {
     }
 
     pub(super) fn departed(&mut self, key: &NodeKey, conn: ConnId) {
+        let born = self.directory.born(key, conn);
         match self.directory.depart(key, conn) {
             (peer, Change::First) => {
                 if !self.stopping {
-                    self.tell_gone(peer, key);
+                    self.tell_gone(peer, key, born);
                 }
                 while self.directory.next_acquaintance(peer, &mut self.sessions).is_some() {}
                 self.directory.forget(peer);
@@ -117,9 +123,14 @@ impl Core {
     }
 
     /// Everybody here who has heard of the peer, or watches, learns that it is gone; behind its own packets.
-    pub(super) fn tell_gone(&mut self, peer: PeerId, key: &NodeKey) {
+    fn tell_gone(&mut self, peer: PeerId, key: &NodeKey, born: ConnId) {
         let gone = frame::peer_gone(key, GoneReason::Disconnected);
         while let Some(slot) = self.directory.next_acquaintance(peer, &mut self.sessions) {
+            if let Some(moving) = &mut self.sessions[slot].moving
+                && moving.keeps_news_of(key, born)
+            {
+                continue;
+            }
             if !self.sessions[slot].watching {
                 self.stats.peer_gone_disconnected.add(1);
                 self.push_in_order(slot, &gone);

@@ -12,8 +12,10 @@ mod core;
 pub mod directory;
 pub mod egress;
 mod ingress;
+mod life;
 mod mail;
 pub mod mailbox;
+pub mod moving;
 pub mod pool;
 mod publish;
 mod route;
@@ -29,9 +31,8 @@ use crossbeam_queue::ArrayQueue;
 
 use crate::driver::{Driver, Nanos, WakeHandle};
 use crate::limits;
-use crate::proto::frame;
 use crate::stats::{CloseReason, WorkerStats};
-use bridge::{Command, Event, Handover};
+use bridge::{Arrival, Command, Event, Handover};
 pub use core::{Core, Settings};
 use mailbox::{Inbox, Mailbox};
 use session::State;
@@ -78,6 +79,8 @@ pub struct Common<S> {
     pub commands: Arc<[ArrayQueue<Command<S>>]>,
     pub events: Arc<ArrayQueue<Event>>,
     pub stats: Arc<[Arc<WorkerStats>]>,
+    /// Sessions that each worker was given and that have not been reported as ended.
+    pub placed: Box<[AtomicUsize]>,
     /// Workers that have stopped receiving and have delivered all that they had for others.
     pub drained: AtomicUsize,
 }
@@ -93,6 +96,7 @@ impl<S> Common<S> {
             commands: (0..workers).map(|_| ArrayQueue::new(limits::COMMANDS)).collect(),
             events: Arc::new(ArrayQueue::new(limits::EVENTS)),
             stats: (0..workers).map(|_| Arc::new(WorkerStats::default())).collect(),
+            placed: (0..workers).map(|_| AtomicUsize::new(0)).collect(),
             drained: AtomicUsize::new(0),
         }))
     }
@@ -104,6 +108,8 @@ pub struct Worker<D: Driver> {
     common: Arc<Common<D::Socket>>,
     /// Sessions that wait until every worker knows them, with the publication that tells so.
     joining: Vec<Joining<D::Socket>>,
+    /// Sessions on their way to workers whose queue was full.
+    departures: Vec<Box<Arrival<D::Socket>>>,
     stop: Option<Stop>,
     alarms: Vec<Alarm>,
 }
@@ -130,7 +136,7 @@ impl<D: Driver> Worker<D> {
         let stats = common.stats[usize::from(me)].clone();
         let bell = common.bells[usize::from(me)].clone();
         let core = Core::new(settings, me, bell, mailbox, stats, common.events.clone(), driver.now());
-        Self { driver, core, common, joining: Vec::new(), stop: None, alarms: Vec::new() }
+        Self { driver, core, common, joining: Vec::new(), departures: Vec::new(), stop: None, alarms: Vec::new() }
     }
 
     /// One turn: take everything that has come, act on it, then send, once per session and once per worker.
@@ -146,8 +152,9 @@ impl<D: Driver> Worker<D> {
         self.obey();
         // 3. What other workers have sent.
         self.core.read_mail(&mut self.driver, MAIL);
-        // 4. Sessions that every worker knows by now begin.
+        // 4. Sessions that every worker knows by now begin, or go on elsewhere.
         self.open();
+        self.send_away();
         // 5. Deadlines.
         self.ring_alarms();
         // 6. One send per session that has something to send.
@@ -171,7 +178,10 @@ impl<D: Driver> Worker<D> {
         if busy() {
             return Duration::ZERO;
         }
-        let stuck = self.core.mailbox.is_stuck() || self.core.has_reports() || self.stop.is_some();
+        let stuck = self.core.mailbox.is_stuck()
+            || !self.departures.is_empty()
+            || self.core.has_reports()
+            || self.stop.is_some();
         let next = self.core.wheel.next().map_or(LONG, |at| Duration::from_nanos(at.saturating_sub(self.core.now)));
         let wait = if stuck { next.min(SOON) } else { next.min(LONG) };
         if wait.is_zero() {
@@ -194,6 +204,7 @@ impl<D: Driver> Worker<D> {
             let Some(command) = self.common.commands[me].pop() else { return };
             match command {
                 Command::Adopt(handover) => self.adopt(handover),
+                Command::Arrive(arrival) => self.core.arrive(&mut self.driver, *arrival),
                 Command::Stop { flush, reconnect_spread } => self.begin_stop(flush, reconnect_spread),
             }
         }
@@ -233,6 +244,32 @@ impl<D: Driver> Worker<D> {
         }
     }
 
+    /// Sends every session on its way that is ready to go.
+    fn send_away(&mut self) {
+        if self.core.leaving.is_empty() && self.departures.is_empty() {
+            return;
+        }
+        let Self { driver, core, departures, .. } = self;
+        core.advance_moves(driver, |arrival| departures.push(Box::new(arrival)));
+        for arrival in std::mem::take(departures) {
+            let to = usize::from(arrival.worker());
+            match self.common.commands[to].push(Command::Arrive(arrival)) {
+                Ok(()) => {
+                    self.common.placed[usize::from(self.core.me)].fetch_sub(1, Ordering::Relaxed);
+                    self.common.placed[to].fetch_add(1, Ordering::Relaxed);
+                    self.common.bells[to].ring();
+                }
+                Err(Command::Arrive(arrival)) => self.departures.push(arrival),
+                Err(_) => unreachable!("what was pushed comes back"),
+            }
+        }
+    }
+
+    /// Asks another worker to take the session in `slot`. `false`: it cannot move, now or at all.
+    pub fn begin_move(&mut self, slot: u32, to: u16) -> bool {
+        self.core.begin_move(slot, to)
+    }
+
     fn ring_alarms(&mut self) {
         let mut due = std::mem::take(&mut self.alarms);
         self.core.wheel.expire(self.core.now, &mut due);
@@ -270,15 +307,17 @@ impl<D: Driver> Worker<D> {
     }
 
     fn begin_stop(&mut self, flush: Duration, reconnect_spread: Duration) {
-        const TRY_FOR_MS: u32 = 120_000;
         if self.stop.is_some() {
             return;
         }
         self.stop = Some(Stop { deadline: self.core.now + flush.as_nanos() as Nanos, drained: false });
         self.core.stopping = true;
+        self.core.reconnect_spread = reconnect_spread;
         for slot in 0..self.core.sessions.slots() {
-            let reconnect_in = (self.core.spread(reconnect_spread) / 1_000_000) as u32;
-            self.core.push_control(slot, &frame::restarting(reconnect_in, TRY_FOR_MS));
+            // One that is still to come is told where it is.
+            if self.core.sessions[slot].state != State::Awaited {
+                self.core.say_restarting(slot);
+            }
         }
     }
 
@@ -286,7 +325,8 @@ impl<D: Driver> Worker<D> {
     /// deadline.
     fn next(&mut self) -> Next {
         let Some(stop) = &mut self.stop else { return Next::Turn };
-        if !stop.drained && self.joining.is_empty() && self.core.mailbox.is_settled() {
+        let nobody_moves = self.core.leaving.is_empty() && self.departures.is_empty();
+        if !stop.drained && self.joining.is_empty() && nobody_moves && self.core.mailbox.is_settled() {
             stop.drained = true;
             self.common.drained.fetch_add(1, Ordering::AcqRel);
         }
@@ -299,6 +339,7 @@ impl<D: Driver> Worker<D> {
             return Next::Turn;
         }
         for slot in 0..self.core.sessions.slots() {
+            self.core.end_of_move(slot);
             self.core.close(slot, CloseReason::Shutdown);
         }
         // Those that never began have no socket to detach.
@@ -338,5 +379,7 @@ impl<D: Driver> Worker<D> {
             || self.core.mailbox.is_stuck()
             || !self.common.commands[me].is_empty()
             || !self.joining.is_empty()
+            || !self.core.leaving.is_empty()
+            || !self.departures.is_empty()
     }
 }

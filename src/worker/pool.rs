@@ -17,8 +17,6 @@ use crate::worker::{Common, Doorbell, Next, Settings, Worker, mailbox};
 
 pub struct Pool {
     common: Arc<Common<OwnedFd>>,
-    /// Sessions that were handed to each worker and have not been reported as ended.
-    placed: Vec<AtomicUsize>,
     /// Where the search for the least loaded begins, so that equals take turns.
     turn: AtomicUsize,
 }
@@ -62,17 +60,16 @@ impl Pool {
         for _ in 0..workers {
             started.recv().unwrap_or_else(|_| Err(io::Error::other("a worker ended at once")))?;
         }
-        let placed = (0..workers).map(|_| AtomicUsize::new(0)).collect();
-        Ok((Arc::new(Self { common, placed, turn: AtomicUsize::new(0) }), Threads(threads)))
+        Ok((Arc::new(Self { common, turn: AtomicUsize::new(0) }), Threads(threads)))
     }
 
     /// The worker with the fewest sessions.
     pub fn place(&self) -> usize {
-        let workers = self.placed.len();
+        let workers = self.common.placed.len();
         let first = self.turn.fetch_add(1, Ordering::Relaxed);
         (0..workers)
             .map(|at| (first + at) % workers)
-            .min_by_key(|worker| self.placed[*worker].load(Ordering::Relaxed))
+            .min_by_key(|worker| self.common.placed[*worker].load(Ordering::Relaxed))
             .unwrap_or(0)
     }
 
@@ -81,19 +78,19 @@ impl Pool {
     pub fn adopt(&self, worker: usize, handover: Box<Handover>) -> Result<(), Box<Handover>> {
         match self.common.commands[worker].push(Command::Adopt(handover)) {
             Ok(()) => {
-                self.placed[worker].fetch_add(1, Ordering::Relaxed);
+                self.common.placed[worker].fetch_add(1, Ordering::Relaxed);
                 self.common.bells[worker].ring();
                 Ok(())
             }
             Err(Command::Adopt(handover)) => Err(handover),
-            Err(Command::Stop { .. }) => unreachable!("what was pushed comes back"),
+            Err(_) => unreachable!("what was pushed comes back"),
         }
     }
 
     pub fn pop_event(&self) -> Option<Event> {
         let event = self.common.events.pop()?;
         let Event::Closed(end) = &event;
-        self.placed[usize::from(end.worker)].fetch_sub(1, Ordering::Relaxed);
+        self.common.placed[usize::from(end.worker)].fetch_sub(1, Ordering::Relaxed);
         Some(event)
     }
 

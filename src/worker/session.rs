@@ -9,11 +9,14 @@ use crate::tls::{TlsFault, Transport};
 use crate::worker::bridge::{Identity, Totals};
 use crate::worker::directory::{AcquaintanceHeads, NO_ACQUAINTANCE, PeerId};
 use crate::worker::egress::Egress;
+use crate::worker::moving::Moving;
 
 /// Where a session is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     Free,
+    /// Comes from another worker: packets for it are queued, it is neither read nor written.
+    Awaited,
     /// Known here, not yet to every other worker: packets for it are queued, it is neither read nor written.
     Joining,
     Open,
@@ -36,6 +39,7 @@ pub struct Route {
 /// Destinations that one sender remembers: a peer talks to few others at a time.
 pub const ROUTES: usize = 2;
 
+#[derive(Debug)]
 pub struct Session {
     pub generation: u32,
     pub state: State,
@@ -82,6 +86,8 @@ pub struct Session {
     pub blocked_bytes: Option<u32>,
     pub not_here: TokenBucket,
     pub totals: Totals,
+    /// On its way to or from another worker.
+    pub moving: Option<Box<Moving>>,
 }
 
 /// Three at once, then one a second.
@@ -147,13 +153,14 @@ impl Session {
             blocked_bytes: None,
             not_here: TokenBucket { tokens: 0, at: 0 },
             totals: Totals::default(),
+            moving: None,
         }
     }
 
     /// Takes part in relaying: packets may be queued for it.
     #[inline]
     pub fn is_present(&self) -> bool {
-        matches!(self.state, State::Open | State::Joining)
+        matches!(self.state, State::Open | State::Joining | State::Awaited)
     }
 }
 
@@ -190,6 +197,14 @@ impl Sessions {
         self.slots[slot as usize] = Session { generation, ..Session::vacant() };
         self.free.push(slot);
         self.used -= 1;
+    }
+
+    /// Takes a session out of its slot, which is then free; names of it no longer match.
+    pub fn remove(&mut self, slot: u32) -> Session {
+        let generation = self.slots[slot as usize].generation;
+        let session = std::mem::replace(&mut self.slots[slot as usize], Session { generation, ..Session::vacant() });
+        self.give(slot);
+        session
     }
 
     pub fn name(&self, slot: u32) -> ConnId {

@@ -51,6 +51,20 @@ fn departures_are_never_told_of_peers_that_are_here() {
     }
 }
 
+/// The same while everybody moves between workers all the time.
+#[test]
+fn sessions_move_and_nobody_notices() {
+    let mut moves = 0;
+    for seed in seeds() {
+        match run(seed, Plan::nomads()) {
+            Ok(tally) => moves += tally.moves(),
+            Err(what) => panic!("seed {seed}: {what}"),
+        }
+    }
+    println!("{moves} moves");
+    assert!(moves > 0 || seeds().count() < 10);
+}
+
 /// The bed itself is tested by bugs planted between the workers: each must be found soon.
 #[test]
 fn planted_bugs_are_found() {

@@ -26,16 +26,23 @@ pub struct Plan {
     steps: usize,
     faults: bool,
     misbehave: bool,
+    /// Of 256 steps, so many begin with a session that shall move.
+    moves: u8,
     bug: Option<Bug>,
 }
 
 impl Plan {
     pub fn everything() -> Self {
-        Self { workers: 3, peers: 9, sessions: 24, steps: 260, faults: true, misbehave: true, bug: None }
+        Self { workers: 3, peers: 9, sessions: 24, steps: 260, faults: true, misbehave: true, moves: 128, bug: None }
     }
 
     pub fn churn() -> Self {
-        Self { workers: 3, peers: 6, sessions: 40, steps: 300, faults: false, misbehave: false, bug: None }
+        Self { workers: 3, peers: 6, sessions: 40, steps: 300, faults: false, misbehave: false, moves: 0, bug: None }
+    }
+
+    /// Everybody moves all the time.
+    pub fn nomads() -> Self {
+        Self { moves: 255, ..Self::churn() }
     }
 
     pub fn with(bug: Bug) -> Self {
@@ -60,6 +67,7 @@ pub struct Tally {
     doomed: u64,
     inbox_full: u64,
     across: u64,
+    moves: u64,
     tls: u64,
     write_timeouts: u64,
 }
@@ -81,6 +89,7 @@ impl Tally {
             doomed,
             inbox_full,
             across,
+            moves,
             tls,
             write_timeouts,
         } = other;
@@ -98,8 +107,13 @@ impl Tally {
         self.doomed += doomed;
         self.inbox_full += inbox_full;
         self.across += across;
+        self.moves += moves;
         self.tls += tls;
         self.write_timeouts += write_timeouts;
+    }
+
+    pub fn moves(&self) -> u64 {
+        self.moves
     }
 
     pub fn assert_everything_happened(&self) {
@@ -117,6 +131,7 @@ impl Tally {
             ("clients that had to be closed", self.doomed),
             ("full inboxes", self.inbox_full),
             ("packets across workers", self.across),
+            ("moves to another worker", self.moves),
             ("TLS sessions", self.tls),
             ("write timeouts", self.write_timeouts),
         ];
@@ -184,6 +199,7 @@ impl World {
                 self.login();
             }
             self.act();
+            self.move_some();
             self.turn_some()?;
             self.read_some()?;
             if self.random.chance(60) {
@@ -371,6 +387,19 @@ impl World {
         frame.extend_from_slice(&own);
         frame.extend_from_slice(&packet[5..]);
         self.clients[at].end.write(&frame);
+    }
+
+    /// Some session shall go to another worker, whatever it is doing.
+    fn move_some(&mut self) {
+        if !self.random.chance(self.plan.moves) {
+            return;
+        }
+        let (from, to) = (self.random.below(self.plan.workers), self.random.below(self.plan.workers));
+        let slots = self.workers[from].core().slots();
+        if slots > 0 {
+            let slot = self.random.below(slots as usize) as u32;
+            self.workers[from].begin_move(slot, to as u16);
+        }
     }
 
     fn turn_some(&mut self) -> Result<(), String> {
@@ -599,12 +628,16 @@ impl World {
             if core.directory().acquaintances() != 0 {
                 return Err(format!("worker {at} remembers {} acquaintances", core.directory().acquaintances()));
             }
+            if core.sessions_used() != 0 {
+                return Err(format!("worker {at} keeps {} slots for nobody", core.sessions_used()));
+            }
             if core.directory().connections() != 0 || core.stats().connections.get() != 0 {
                 return Err(format!("worker {at} counts connections of nobody"));
             }
             self.tally.dropped_full +=
                 core.stats().dropped_packets[DropReason::QueueHead as usize].iter().map(|c| c.get()).sum::<u64>();
             self.tally.inbox_full += core.stats().inbox_full.get();
+            self.tally.moves += core.stats().moves.get();
             self.tally.across += core.stats().packets_to_workers.get();
             self.tally.write_timeouts += core.stats().write_timeouts.get();
         }
