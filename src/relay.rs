@@ -110,6 +110,8 @@ impl Relay {
             },
             chunks_max: budget.chunks_per_worker(),
             write_timeout: config.tcp.write_timeout,
+            moves: config.moves,
+            busy_poll: config.busy_poll,
             server_key: public,
             seed: u64::from_ne_bytes(first_eight(&public)),
         };

@@ -204,6 +204,10 @@ pub struct WorkerStats {
     pub inbox_full: Cell,
     /// Sessions that went to another worker.
     pub moves: Cell,
+    /// Time in which the worker did not sleep.
+    pub busy_ns: Cell,
+    /// The same in the last epoch, in thousandths of a core.
+    pub load_permille: Cell,
     pub closes: [Cell; CloseReason::COUNT],
     pub turns: Cell,
     pub system_calls: Cell,
@@ -253,6 +257,8 @@ impl Default for WorkerStats {
             chains: Cell::default(),
             inbox_full: Cell::default(),
             moves: Cell::default(),
+            busy_ns: Cell::default(),
+            load_permille: Cell::default(),
             closes: cells(),
             turns: Cell::default(),
             system_calls: Cell::default(),

@@ -30,8 +30,15 @@ impl Bed {
     pub fn new(workers: u16, bounds: Bounds, chunks_max: usize) -> Self {
         let net = Net::new(1, Faults::default());
         let common = Common::new(usize::from(workers), mailbox::INBOX_CHAINS).expect("descriptors for the doorbells");
-        let settings =
-            Settings { bounds, chunks_max, write_timeout: Duration::ZERO, server_key: NodeKey([0xee; 32]), seed: 1 };
+        let settings = Settings {
+            bounds,
+            chunks_max,
+            write_timeout: Duration::ZERO,
+            moves: false,
+            busy_poll: Duration::ZERO,
+            server_key: NodeKey([0xee; 32]),
+            seed: 1,
+        };
         let worker = |me| Worker::new(net.driver(), me, settings.clone(), common.clone());
         Self { workers: (0..workers).map(worker).collect(), net, common, peers: 0 }
     }

@@ -56,6 +56,8 @@ impl World {
             bounds: Bounds { packets: 8, bytes: 20_000, packets_min: 4 },
             chunks_max: 24,
             write_timeout: Duration::from_secs(2),
+            moves: true,
+            busy_poll: Duration::ZERO,
             server_key: key(KEYS),
             seed: 1,
         };
@@ -100,6 +102,11 @@ impl World {
             (11, Some(client)) => client.end.set_room(choices.word()),
             (12, Some(client)) => client.end.read(choices.word(), &mut Vec::new()),
             (13, _) => self.net.advance(Duration::from_millis(choices.word() as u64)),
+            (14, _) if what & 32 == 32 => {
+                let at = usize::from(what >> 6) % WORKERS;
+                let slots = self.workers[at].core().slots().max(1);
+                self.workers[at].begin_move(who as u32 % slots, (at as u16 + 1) % WORKERS as u16);
+            }
             _ => self.turn(who % WORKERS),
         }
     }
@@ -141,7 +148,8 @@ impl World {
             went += stats.packets_sent.get() + stats.dropped() + worker.core().packets_held();
         }
         // Those in an inbox are neither here nor there.
-        let on_the_way = self.common.inboxes.iter().any(|inbox| !inbox.is_empty());
+        let on_the_way = self.common.inboxes.iter().any(|inbox| !inbox.is_empty())
+            || self.common.commands.iter().any(|commands| !commands.is_empty());
         assert!(came == went || on_the_way && came > went, "{came} packets came, {went} went or are held");
     }
 

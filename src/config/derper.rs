@@ -78,6 +78,8 @@ fn load(flags: &Flags, host: &Host<'_>) -> Result<Loaded, ConfigError> {
         debug_on_main: true,
         workers: count(host, "DERPRING_WORKERS")?,
         edges: count(host, "DERPRING_EDGES")?,
+        moves: true,
+        busy_poll: Duration::ZERO,
         backend: backend(host)?,
         queue: queue(host, &mut warnings)?,
         max_clients: None,

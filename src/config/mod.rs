@@ -43,6 +43,10 @@ pub struct Config {
     pub workers: Option<usize>,
     /// `None`: one per four workers.
     pub edges: Option<usize>,
+    /// Sessions move to the worker that most of their packets go to.
+    pub moves: bool,
+    /// How long an idle worker looks for more to do before it sleeps.
+    pub busy_poll: Duration,
     pub backend: Backend,
     pub queue: QueueLimits,
     /// `None`: what the descriptor limit allows.

@@ -36,6 +36,12 @@ pub struct Flags {
     /// Threads that accept and log in connections [default: one per four workers]
     #[arg(long, value_name = "N", env = "DERPRING_EDGES")]
     pub edges: Option<String>,
+    /// traffic: a client moves to the worker that most of its packets go to; login: it stays where it logged in
+    #[arg(long, value_name = "HOW", env = "DERPRING_PLACEMENT", default_value = "traffic")]
+    pub placement: String,
+    /// Microseconds for which a worker without work looks for more before it sleeps: lower latency for a whole core
+    #[arg(long, value_name = "US", env = "DERPRING_BUSY_POLL", default_value = "0")]
+    pub busy_poll: String,
     /// How packets reach the kernel: auto, uring or epoll
     #[arg(long, value_name = "NAME", env = "DERPRING_BACKEND", default_value = "auto")]
     pub backend: String,
@@ -88,6 +94,12 @@ pub fn load(flags: &Flags) -> Result<Loaded, ConfigError> {
         debug_on_main: flags.dev,
         workers: optional_count("--workers", flags.workers.as_deref(), 1..=1024)?,
         edges: optional_count("--edges", flags.edges.as_deref(), 1..=1024)?,
+        moves: match flags.placement.as_str() {
+            "traffic" => true,
+            "login" => false,
+            other => return Err(ConfigError::value("--placement", other, "give traffic or login")),
+        },
+        busy_poll: Duration::from_micros(count("--busy-poll", &flags.busy_poll, 0..=10_000)?),
         backend: Backend::parse(&flags.backend)
             .ok_or_else(|| ConfigError::value("--backend", &flags.backend, "give auto, uring or epoll"))?,
         queue: QueueLimits {
@@ -245,6 +257,8 @@ mod tests {
             "--hostname=relay.example",
             "--workers=3",
             "--edges=2",
+            "--placement=login",
+            "--busy-poll=50",
             "--backend=epoll",
             "--queue-packets=64",
             "--queue-bytes=1 MiB",
@@ -257,6 +271,7 @@ mod tests {
         let hostname = "relay.example".to_owned();
         assert_eq!(config.tls, TlsMode::Manual { dir: "/c".into(), hostname, make_if_absent: false });
         assert_eq!((config.workers, config.edges), (Some(3), Some(2)));
+        assert_eq!((config.moves, config.busy_poll), (false, Duration::from_micros(50)));
         assert_eq!((config.backend, config.log), (Backend::Epoll, LogFormat::Json));
         assert_eq!(config.queue, QueueLimits { packets: 64, bytes: 1 << 20 });
         assert_eq!((config.max_clients, config.max_clients_per_ip), (Some(1000), Some(10)));
@@ -278,6 +293,8 @@ mod tests {
             (&["--dev", "--http-listen=:1"], "--http-listen is not built yet"),
             (&["--dev", "--workers=0"], "--workers \"0\": give a number from 1 to 1024"),
             (&["--dev", "--edges=x"], "--edges \"x\": give a number"),
+            (&["--dev", "--placement=here"], "--placement \"here\": give traffic or login"),
+            (&["--dev", "--busy-poll=1s"], "--busy-poll \"1s\": give a number from 0 to 10000"),
             (&["--dev", "--backend=kqueue"], "--backend \"kqueue\": give auto, uring or epoll"),
             (&["--dev", "--queue-packets=8"], "--queue-packets \"8\": give a number from 32"),
             (&["--dev", "--queue-bytes=4GiB"], "--queue-bytes \"4GiB\""),

@@ -17,6 +17,7 @@ use crate::worker::bridge::Event;
 use crate::worker::directory::Directory;
 use crate::worker::egress::{Bounds, Dropped};
 use crate::worker::mailbox::Mailbox;
+use crate::worker::placement::Placement;
 use crate::worker::publish::Publication;
 use crate::worker::session::{Sessions, State};
 use crate::worker::timers::{Alarm, Wheel};
@@ -29,6 +30,10 @@ pub struct Settings {
     pub chunks_max: usize,
     /// Zero: never.
     pub write_timeout: Duration,
+    /// Sessions move to the worker that most of their packets go to.
+    pub moves: bool,
+    /// How long a worker looks for more to do before it sleeps; zero: not at all.
+    pub busy_poll: Duration,
     /// The relay's own key: a watcher with it is a relay that dialled itself.
     pub server_key: NodeKey,
     /// Seeds what is only spread, such as keepalives.
@@ -40,6 +45,8 @@ pub struct Core {
     bell: Arc<Doorbell>,
     pub(super) settings: Settings,
     pub(super) now: Nanos,
+    /// When something was last received.
+    pub(super) active_at: Nanos,
     pub(super) sessions: Sessions,
     pub(super) directory: Directory,
     pub(super) mailbox: Mailbox,
@@ -52,6 +59,7 @@ pub struct Core {
     pub(super) ripe: Vec<u32>,
     /// Empty between turns: the list takes turns with `dirty`.
     pub(super) flushing: Vec<u32>,
+    pub(super) placement: Placement,
     /// Sessions that are over.
     pub(super) closing: Vec<u32>,
     /// Sessions that have a name at another worker and are still here.
@@ -94,6 +102,7 @@ impl Core {
             bell,
             settings,
             now,
+            active_at: 0,
             sessions: Sessions::new(me),
             directory: Directory::default(),
             mailbox,
@@ -103,6 +112,7 @@ impl Core {
             dirty: Vec::new(),
             ripe: Vec::new(),
             flushing: Vec::new(),
+            placement: Placement::default(),
             closing: Vec::new(),
             leaving: Vec::new(),
             watchers: Vec::new(),
@@ -321,6 +331,7 @@ impl Sink for Core {
 
     #[inline]
     fn received(&mut self, slot: u32, bytes: &mut [u8]) {
+        self.active_at = self.now;
         self.ingest(slot, bytes);
     }
 

@@ -16,6 +16,7 @@ mod life;
 mod mail;
 pub mod mailbox;
 pub mod moving;
+mod placement;
 pub mod pool;
 mod publish;
 mod route;
@@ -147,7 +148,10 @@ impl<D: Driver> Worker<D> {
         const MAIL: usize = 256;
         // 1. Everything that the sockets have brought; sleeps here when there is nothing else to do.
         let wait = self.nap();
+        let began = self.core.now;
+        let sleeps = if wait.is_zero() { None } else { Some(self.driver.now()) };
         self.driver.turn(wait, &mut self.core)?;
+        self.core.stats.busy_ns.add(sleeps.unwrap_or(self.core.now).saturating_sub(began));
         // 2. New sessions and orders from the edge.
         self.obey();
         // 3. What other workers have sent.
@@ -155,8 +159,9 @@ impl<D: Driver> Worker<D> {
         // 4. Sessions that every worker knows by now begin, or go on elsewhere.
         self.open();
         self.send_away();
-        // 5. Deadlines.
+        // 5. Deadlines, and now and then a look at who should be where.
         self.ring_alarms();
+        self.place();
         // 6. One send per session that has something to send.
         self.core.flush(&mut self.driver);
         // 7. Sessions that have ended leave; behind everything that they have sent.
@@ -184,8 +189,9 @@ impl<D: Driver> Worker<D> {
             || self.stop.is_some();
         let next = self.core.wheel.next().map_or(LONG, |at| Duration::from_nanos(at.saturating_sub(self.core.now)));
         let wait = if stuck { next.min(SOON) } else { next.min(LONG) };
-        if wait.is_zero() {
-            return wait;
+        let polls = self.core.now < self.core.active_at + self.core.settings.busy_poll.as_nanos() as Nanos;
+        if wait.is_zero() || polls {
+            return Duration::ZERO;
         }
         self.common.bells[me].asleep.store(true, Ordering::Relaxed);
         // Pairs with the fence in `Doorbell::claim`.
@@ -265,9 +271,22 @@ impl<D: Driver> Worker<D> {
         }
     }
 
+    /// At the end of an epoch: sessions that should be elsewhere begin to move.
+    fn place(&mut self) {
+        if self.core.placement.epoch == placement::epoch_of(self.core.now) || self.common.bells.len() < 2 {
+            return;
+        }
+        let going = self.core.end_epoch(self.common.stats.iter().map(|stats| stats.busy_ns.get()));
+        if self.core.settings.moves {
+            for (slot, to) in going {
+                self.core.begin_move(slot, to);
+            }
+        }
+    }
+
     /// Asks another worker to take the session in `slot`. `false`: it cannot move, now or at all.
     pub fn begin_move(&mut self, slot: u32, to: u16) -> bool {
-        self.core.begin_move(slot, to)
+        slot < self.core.slots() && self.core.begin_move(slot, to)
     }
 
     fn ring_alarms(&mut self) {

@@ -289,6 +289,7 @@ impl Core {
         here.acquaintances = place.acquaintances;
         here.egress = place.egress;
         here.shared = place.shared;
+        here.lean.rest(self.placement.epoch);
         here.unhealthy |= place.unhealthy;
         self.stats.connections.add(1);
         self.stats.home_connections.add(u64::from(here.home));

@@ -13,7 +13,7 @@ use crate::driver::uring::Uring;
 use crate::driver::{Driver, WakeHandle};
 use crate::stats::WorkerStats;
 use crate::worker::bridge::{Command, Event, Handover};
-use crate::worker::{Common, Doorbell, Next, Settings, Worker, mailbox};
+use crate::worker::{Common, Doorbell, Next, Settings, Worker, mailbox, placement};
 
 pub struct Pool {
     common: Arc<Common<OwnedFd>>,
@@ -63,14 +63,12 @@ impl Pool {
         Ok((Arc::new(Self { common, turn: AtomicUsize::new(0) }), Threads(threads)))
     }
 
-    /// The worker with the fewest sessions.
+    /// The worker that a new session should go to.
     pub fn place(&self) -> usize {
-        let workers = self.common.placed.len();
         let first = self.turn.fetch_add(1, Ordering::Relaxed);
-        (0..workers)
-            .map(|at| (first + at) % workers)
-            .min_by_key(|worker| self.common.placed[*worker].load(Ordering::Relaxed))
-            .unwrap_or(0)
+        let sessions = |worker: usize| self.common.placed[worker].load(Ordering::Relaxed);
+        let load = |worker: usize| self.common.stats[worker].load_permille.get();
+        placement::place(first, self.common.placed.len(), sessions, load)
     }
 
     /// # Errors

@@ -33,9 +33,21 @@ impl Core {
             Some(target) => {
                 let source = self.sessions[slot].key;
                 frame::relabel(frame, &source);
+                if target.to.worker() != self.me {
+                    self.crosses(slot, target.to.worker());
+                }
                 self.dispatch(target, frame, disco, false);
             }
             None => self.unknown(slot, &dest, disco, payload, DropReason::UnknownDest),
+        }
+    }
+
+    /// A session's packet goes to another worker.
+    #[inline]
+    fn crosses(&mut self, slot: u32, to: u16) {
+        let session = &mut self.sessions[slot];
+        if session.lean.vote(self.placement.epoch, to, session.totals.packets_in) {
+            self.placement.nominate(slot);
         }
     }
 

@@ -10,6 +10,7 @@ use crate::worker::bridge::{Identity, Totals};
 use crate::worker::directory::{AcquaintanceHeads, NO_ACQUAINTANCE, PeerId};
 use crate::worker::egress::Egress;
 use crate::worker::moving::Moving;
+use crate::worker::placement::Lean;
 
 /// Where a session is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,6 +87,7 @@ pub struct Session {
     pub blocked_bytes: Option<u32>,
     pub not_here: TokenBucket,
     pub totals: Totals,
+    pub lean: Lean,
     /// On its way to or from another worker.
     pub moving: Option<Box<Moving>>,
 }
@@ -153,6 +155,7 @@ impl Session {
             blocked_bytes: None,
             not_here: TokenBucket { tokens: 0, at: 0 },
             totals: Totals::default(),
+            lean: Lean::default(),
             moving: None,
         }
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use derpring::driver::sim::{Faults, Net, Sim, SimSocket};
+use derpring::driver::sim::{Faults, Net, Random, Sim, SimSocket};
 use derpring::proto::key::NodeKey;
 use derpring::stats::{CloseReason, DropReason};
 use derpring::tls::Transport;
@@ -24,12 +24,17 @@ struct Stage {
 
 impl Stage {
     fn new(workers: usize) -> Self {
-        let net = Net::new(1, Faults::default());
+        Self::with(workers, QUEUE, Net::new(1, Faults::default()))
+    }
+
+    fn with(workers: usize, queue: u32, net: Net) -> Self {
         let common = Common::new(workers, 4).unwrap();
         let settings = Settings {
-            bounds: Bounds { packets: QUEUE, bytes: 1 << 20, packets_min: 8 },
+            bounds: Bounds { packets: queue, bytes: 1 << 24, packets_min: 8 },
             chunks_max: 10_000,
             write_timeout: Duration::from_secs(2),
+            moves: true,
+            busy_poll: Duration::ZERO,
             server_key: NodeKey([0xee; 32]),
             seed: 1,
         };
@@ -264,4 +269,78 @@ fn a_stop_tells_everybody_and_flushes_to_those_who_read() {
     stage.net.advance(Duration::from_millis(2001));
     assert_eq!(stage.turn(1), Next::Finished);
     assert!(stage.clients[stuck].end.is_closed_by_relay());
+}
+
+/// Every worker runs at its own pace, every read and write is cut anywhere, everybody talks to everybody and moves all
+/// the time: each packet arrives, once and in its order, because nothing here has a reason to be dropped.
+#[test]
+fn nothing_is_lost_when_everybody_moves() {
+    const WORKERS: usize = 3;
+    const CLIENTS: usize = 6;
+    let (mut moves, mut packets) = (0, 0);
+    for seed in crate::seeds().take(1_000) {
+        let mut random = Random::new(seed);
+        let net = Net::new(seed, Faults::default());
+        let mut stage = Stage::with(WORKERS, 100_000, net.clone());
+        let clients: Vec<_> = (0..CLIENTS).map(|at| stage.join(at % WORKERS)).collect();
+        net.set_faults(Faults { short_reads: true, short_writes: true, stalls: 60 });
+        let mut expected = [0; CLIENTS];
+        let mut got = [0; CLIENTS];
+        for _ in 0..250 {
+            let (from, to) = (clients[random.below(CLIENTS)], random.below(CLIENTS));
+            let burst = 1 + random.below(12);
+            let (disco, len) = (random.chance(60), 100 + random.below(3000));
+            stage.send(from, clients[to], burst, disco, len);
+            expected[to] += burst;
+            let (at, worker) = (random.below(WORKERS), random.below(WORKERS));
+            let slots = stage.workers[at].core().slots();
+            let slot = random.below(slots as usize) as u32;
+            stage.workers[at].begin_move(slot, worker as u16);
+            for _ in 0..4 {
+                stage.turn(random.below(WORKERS));
+            }
+            let reader = random.below(CLIENTS);
+            got[reader] += numbers(&stage.read(clients[reader])).len();
+        }
+        net.set_faults(Faults::default());
+        stage.run(60);
+        for at in 0..CLIENTS {
+            got[at] += numbers(&stage.read(clients[at])).len();
+        }
+        assert_eq!(got, expected, "seed {seed}");
+        moves += stage.workers.iter().map(|w| w.core().stats().moves.get()).sum::<u64>();
+        packets += expected.iter().sum::<usize>();
+    }
+    println!("{packets} packets, {moves} moves");
+    assert!(moves > 0);
+}
+
+/// Pairs whose ends logged in on different workers find together, and the packets that cross workers cease.
+#[test]
+fn pairs_that_talk_across_workers_find_together() {
+    const PAIRS: usize = 20;
+    for workers in [2, 3] {
+        let mut stage = Stage::with(workers, 1000, Net::new(1, Faults::default()));
+        let senders: Vec<_> = (0..PAIRS).map(|at| stage.join(at % workers)).collect();
+        let receivers: Vec<_> = (0..PAIRS).map(|at| stage.join((at + 1) % workers)).collect();
+        let mut crossed = Vec::new();
+        for _ in 0..60 {
+            let before: u64 = stage.workers.iter().map(|w| w.core().stats().packets_to_workers.get()).sum();
+            for _ in 0..10 {
+                stage.net.advance(Duration::from_millis(50));
+                for pair in 0..PAIRS {
+                    stage.send(senders[pair], receivers[pair], 20, false, 100);
+                }
+                stage.run(3);
+                for pair in 0..PAIRS {
+                    assert_eq!(numbers(&stage.read(receivers[pair])).len(), 20);
+                }
+            }
+            let after: u64 = stage.workers.iter().map(|w| w.core().stats().packets_to_workers.get()).sum();
+            crossed.push(after - before);
+        }
+        println!("{workers} workers, packets that crossed in each epoch: {crossed:?}");
+        assert_eq!(crossed[0], 10 * 20 * PAIRS as u64);
+        assert_eq!(crossed.last(), Some(&0));
+    }
 }

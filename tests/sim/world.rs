@@ -172,6 +172,8 @@ impl World {
             bounds: Bounds { packets: 40, bytes: 96 * 1024, packets_min: 8 },
             chunks_max: 64 + random.below(400),
             write_timeout: Duration::from_secs(2),
+            moves: true,
+            busy_poll: Duration::ZERO,
             server_key: NodeKey([0xee; 32]),
             seed,
         };
