@@ -74,6 +74,10 @@ pub enum Error {
     },
     #[error("wrong delivery to {who}: {source}")]
     Wrong { who: Who, source: Violation },
+    #[error("no packet between the first two clients within {0:?} (--login-timeout): is the relay running at {1}?")]
+    FirstPacket(std::time::Duration, SocketAddr),
+    #[error("a thread of the generator ended before its work")]
+    ThreadGone,
 }
 
 impl Error {
@@ -112,19 +116,48 @@ impl From<rustix::io::Errno> for ConnError {
 
 /// One of the generator's connections, by its part in the run.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Who {
-    Sender(usize),
-    Receiver(usize),
-    Idle(usize),
+pub struct Who {
+    pub role: Role,
+    pub index: usize,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Role {
+    Sender,
+    Receiver,
+    Requester,
+    Responder,
+    Hub,
+    Leaf,
+    Client,
+    Idle,
+    BulkSender,
+    BulkReceiver,
+    SlowSender,
+    SlowReceiver,
+    StalledSender,
+    StalledReceiver,
 }
 
 impl std::fmt::Display for Who {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Sender(i) => write!(f, "sender {i}"),
-            Self::Receiver(i) => write!(f, "receiver {i}"),
-            Self::Idle(i) => write!(f, "idle client {i}"),
-        }
+        let role = match self.role {
+            Role::Sender => "sender",
+            Role::Receiver => "receiver",
+            Role::Requester => "requester",
+            Role::Responder => "responder",
+            Role::Hub => "hub",
+            Role::Leaf => "leaf",
+            Role::Client => "client",
+            Role::Idle => "idle client",
+            Role::BulkSender => "bulk sender",
+            Role::BulkReceiver => "bulk receiver",
+            Role::SlowSender => "sender to slow receiver",
+            Role::SlowReceiver => "slow receiver",
+            Role::StalledSender => "sender to stalled receiver",
+            Role::StalledReceiver => "stalled receiver",
+        };
+        write!(f, "{role} {}", self.index)
     }
 }
 

@@ -6,7 +6,7 @@ use clap::Parser;
 use derpring_loadgen::cli::{Args, Plan};
 use derpring_loadgen::error::{Error, Exit};
 use derpring_loadgen::measure::report::Report;
-use derpring_loadgen::{engine, error};
+use derpring_loadgen::{crew, error};
 
 #[global_allocator]
 static GLOBAL: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -31,7 +31,7 @@ fn main() -> ExitCode {
 
 fn run(args: Args) -> Result<Exit, Error> {
     let plan = Plan::new(args)?;
-    let outcome = engine::run(&plan)?;
+    let outcome = crew::run(&plan)?;
     let report = Report::new(&plan, &outcome);
     print!("{report}");
     if let Some(path) = &plan.json {

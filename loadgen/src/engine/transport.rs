@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
+use super::poller::Interest;
 use crate::error::ConnError;
 use crate::tls::record::{RecordLayer, StreamWriter};
 
@@ -20,7 +21,9 @@ pub struct Transport {
     /// What the socket did not take.
     pending: Vec<u8>,
     /// What the poller was last told to watch.
-    pub watches_write: bool,
+    pub watched: Interest,
+    /// Whether what arrives is read as soon as it does.
+    pub reads: bool,
 }
 
 impl Transport {
@@ -37,7 +40,14 @@ impl Transport {
             Ok(()) | Err(rustix::io::Errno::INPROGRESS) => {}
             Err(errno) => return Err(errno.into()),
         }
-        Ok(Self { stream: socket.into(), tls: None, carry: Vec::new(), pending: Vec::new(), watches_write: true })
+        Ok(Self {
+            stream: socket.into(),
+            tls: None,
+            carry: Vec::new(),
+            pending: Vec::new(),
+            watched: Interest::BOTH,
+            reads: true,
+        })
     }
 
     pub fn connected(&self) -> Result<(), ConnError> {
@@ -53,23 +63,30 @@ impl Transport {
         self.carry = leftover;
     }
 
-    /// Hands on what has arrived. `buf` is any scratch space; the larger, the fewer system calls.
+    /// Hands on what has arrived, at most `limit` bytes of it. `buf` is any scratch space; the
+    /// larger, the fewer system calls.
     pub fn receive(
         &mut self,
         buf: &mut [u8],
+        mut limit: usize,
         mut on_plain: impl FnMut(&[u8]) -> Result<(), ConnError>,
     ) -> Result<(), ConnError> {
         for _ in 0..READS_PER_TURN {
+            if limit == 0 {
+                break;
+            }
             let held = self.carry.len();
             buf[..held].copy_from_slice(&self.carry);
-            let read = match self.stream.read(&mut buf[held..]) {
+            let room = limit.min(buf.len() - held);
+            let read = match self.stream.read(&mut buf[held..held + room]) {
                 Ok(0) => return Err(ConnError::Closed),
                 Ok(read) => read,
                 Err(err) if err.kind() == io::ErrorKind::WouldBlock => break,
                 Err(err) if err.kind() == io::ErrorKind::Interrupted => continue,
                 Err(err) => return Err(err.into()),
             };
-            let full = held + read == buf.len();
+            limit -= read;
+            let full = read == room;
             let bytes = &mut buf[..held + read];
             match &mut self.tls {
                 None => on_plain(bytes)?,

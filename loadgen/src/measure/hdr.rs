@@ -1,0 +1,36 @@
+//! Histograms in the form that all HdrHistogram tools read: V2, deflated, in base64.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use hdrhistogram::Histogram;
+use hdrhistogram::serialization::{Deserializer, Serializer as _, V2DeflateSerializer};
+
+pub fn encode(histogram: &Histogram<u64>) -> String {
+    let mut bytes = Vec::new();
+    V2DeflateSerializer::new().serialize(histogram, &mut bytes).expect("memory takes every histogram");
+    STANDARD.encode(bytes)
+}
+
+pub fn decode(text: &str) -> Option<Histogram<u64>> {
+    let bytes = STANDARD.decode(text).ok()?;
+    Deserializer::new().deserialize(&mut bytes.as_slice()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_recorded_comes_back() {
+        let mut histogram = super::super::histogram();
+        for value in [1, 1_000, 1_500, 2_000_000, 600_000_000_000] {
+            histogram.saturating_record(value);
+        }
+        let text = encode(&histogram);
+        // The cookie of the compressed V2 form.
+        assert!(text.starts_with("HISTFAAA"), "{text}");
+        assert_eq!(decode(&text), Some(histogram));
+        assert_eq!(decode("HISTFAAA"), None);
+        assert_eq!(decode("not base64!"), None);
+    }
+}
