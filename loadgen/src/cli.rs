@@ -10,7 +10,7 @@ use std::time::Duration;
 use clap::{Parser, ValueEnum};
 
 use crate::traffic::sizes::Sizes;
-pub use plan::{Pace, Plan, Slow};
+pub use plan::{Pace, Plan, Search, Slow};
 pub use target::{Target, TlsTarget};
 
 /// Load a DERP relay, check every packet, and measure.
@@ -76,6 +76,16 @@ pub struct Args {
     /// Open loop: packets per second in total, sent by schedule and timed from it
     #[arg(long, value_name = "PKTS_PER_S", help_heading = "Measured load")]
     pub rate: Option<u64>,
+    /// Find the largest rate whose loss stays within --max-loss, beginning at --rate [default: 1000],
+    /// and measure that
+    #[arg(long, conflicts_with = "window", help_heading = "Measured load")]
+    pub find_max: bool,
+    /// With --find-max: loss up to this share of the packets is none
+    #[arg(long, value_name = "SHARE", default_value_t = 0.001, help_heading = "Measured load")]
+    pub max_loss: f64,
+    /// With --find-max: measured time of one try
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = duration, help_heading = "Measured load")]
+    pub find_step: Duration,
     /// Frames per write
     #[arg(long, value_name = "F", default_value_t = 1, help_heading = "Measured load")]
     pub burst: u64,
@@ -133,9 +143,20 @@ pub struct Args {
     /// Measure this process as the relay: CPU, memory, context switches
     #[arg(long, value_name = "PID")]
     pub relay_pid: Option<u32>,
+    /// With --relay-pid: count the relay's system calls per packet with strace, for this long, behind
+    /// the measured time (tracing slows the relay) [default: 1s]
+    #[arg(long, value_name = "TIME", value_parser = duration, num_args = 0..=1, default_missing_value = "1s",
+          requires = "relay_pid")]
+    pub strace: Option<Duration>,
+    /// Threads, each with its own connections; a group of a shape stays on one
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub threads: usize,
     /// Stay on this processor
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", conflicts_with = "cpus")]
     pub cpu: Option<usize>,
+    /// Processors for the threads, in turn, such as 0,2 or 4-7
+    #[arg(long, value_name = "LIST", value_parser = cpu_list)]
+    pub cpus: Option<CpuList>,
     /// Poll instead of sleeping: keeps a schedule to a few microseconds, at the price of a processor
     #[arg(long)]
     pub spin: bool,
@@ -162,6 +183,25 @@ pub enum Cipher {
     Chacha20,
 }
 
+/// Processors by number.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct CpuList(pub Vec<usize>);
+
+fn cpu_list(text: &str) -> Result<CpuList, String> {
+    let form = "give numbers and ranges with commas between them, such as 0,2 or 4-7";
+    let number = |text: &str| text.parse::<usize>().map_err(|_| form.to_owned());
+    let mut cpus = Vec::new();
+    for part in text.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last) = (number(first)?, number(last)?);
+        if first > last || last > 65_535 {
+            return Err(form.into());
+        }
+        cpus.extend(first..=last);
+    }
+    Ok(CpuList(cpus))
+}
+
 fn duration(text: &str) -> Result<Duration, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let unit = match &text[digits.len()..] {
@@ -186,5 +226,13 @@ mod tests {
         assert_eq!(duration("250us").unwrap(), Duration::from_micros(250));
         assert_eq!(duration("2").unwrap(), Duration::from_secs(2));
         assert!(duration("").is_err() && duration("-1s").is_err() && duration("1d").is_err());
+    }
+
+    #[test]
+    fn processors() {
+        assert_eq!(cpu_list("0,2,4-6").unwrap().0, [0, 2, 4, 5, 6]);
+        for bad in ["", "a", "3-1", "1-", "0-99999999"] {
+            assert!(cpu_list(bad).is_err(), "{bad}");
+        }
     }
 }

@@ -76,6 +76,8 @@ pub enum Error {
     Wrong { who: Who, source: Violation },
     #[error("no packet between the first two clients within {0:?} (--login-timeout): is the relay running at {1}?")]
     FirstPacket(std::time::Duration, SocketAddr),
+    #[error("even {rate} packets per second are not carried with at most {} % lost (--max-loss)", 100.0 * max_loss)]
+    NothingCarried { rate: u64, max_loss: f64 },
     #[error("a thread of the generator ended before its work")]
     ThreadGone,
 }

@@ -27,6 +27,14 @@ pub struct Slow {
     pub read: u64,
 }
 
+/// How to look for the largest rate.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Search {
+    /// As a share of all packets.
+    pub max_loss: f64,
+    pub step: Duration,
+}
+
 /// A run that can be made: every value is checked against the others.
 #[derive(Debug)]
 pub struct Plan {
@@ -53,8 +61,11 @@ pub struct Plan {
     pub login_concurrency: usize,
     pub login_timeout: Duration,
     pub relay_pid: Option<u32>,
-    pub cpu: Option<usize>,
     pub threads: usize,
+    /// Thread i stays on processor i, and so on in turn; none: where the kernel likes.
+    pub cpus: Vec<usize>,
+    pub search: Option<Search>,
+    pub strace: Option<Duration>,
     pub spin: bool,
     pub max_lateness: Duration,
     pub json: Option<PathBuf>,
@@ -81,6 +92,21 @@ impl Plan {
         if args.disco > 0 && main + args.bulk == 0 {
             return usage("--disco needs --bulk or measured load: its packets go between the same clients".into());
         }
+        if args.find_max && main == 0 {
+            return usage("--find-max needs load to measure, such as --pairs N".into());
+        }
+        if !(0.0..1.0).contains(&args.max_loss) {
+            return usage("--max-loss is a share of the packets: at least 0, and less than 1".into());
+        }
+        let sending = layout.sending_units();
+        let units = if sending > 0 { sending } else { layout.conns.len() };
+        if args.threads > units.max(1) {
+            return usage(format!(
+                "--threads {} is more than the {units} pairs, groups or clients, and none of these is taken apart: \
+                 ask for more of them (--groups), or for fewer threads",
+                args.threads
+            ));
+        }
         if args.duration.is_zero() {
             return usage("--duration must be longer than nothing".into());
         }
@@ -90,6 +116,8 @@ impl Plan {
             ("--groups", args.groups as u64),
             ("--bulk-window", args.bulk_window),
             ("--slow-read", args.slow_read),
+            ("--threads", args.threads as u64),
+            ("--find-step, in nanoseconds,", args.find_step.as_nanos() as u64),
         ] {
             if value == 0 {
                 return usage(format!("{name} must be at least 1"));
@@ -119,8 +147,10 @@ impl Plan {
             login_concurrency: args.login_concurrency,
             login_timeout: args.login_timeout,
             relay_pid: args.relay_pid,
-            cpu: args.cpu,
-            threads: 1,
+            threads: args.threads,
+            cpus: args.cpus.map_or_else(|| args.cpu.into_iter().collect(), |list| list.0),
+            search: args.find_max.then_some(Search { max_loss: args.max_loss, step: args.find_step }),
+            strace: args.strace,
             spin: args.spin,
             max_lateness: args.max_lateness,
             json: args.json,
@@ -146,6 +176,7 @@ fn pace(args: &Args) -> Result<Pace, Error> {
     match (args.rate, args.window.unwrap_or(8)) {
         (Some(0), _) => Err(Error::Usage("--rate must be at least 1".into())),
         (Some(rate), _) => Ok(Pace::Rate(rate)),
+        (None, _) if args.find_max => Ok(Pace::Rate(1000)),
         (None, window) if window < args.burst => Err(Error::Usage(format!(
             "--window {window} is smaller than --burst {}: no write would ever fit",
             args.burst
@@ -195,6 +226,9 @@ mod tests {
             &["--idle", "1", "--disco", "5"],
             &["--bulk", "1", "--bulk-window", "0"],
             &["--all-to-all", "3000"],
+            &["--star", "9", "--threads", "2"],
+            &["--idle", "1", "--find-max"],
+            &["--pairs", "1", "--find-max", "--max-loss", "1"],
         ] {
             assert!(matches!(plan(bad), Err(Error::Usage(_))), "{bad:?}");
         }

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 
-use super::{Command, Event, Live, Step};
+use super::{Command, Crew, Event, LEAD_TIME, Live, Step};
 use crate::cli::Plan;
-use crate::engine::{self, Job};
+use crate::engine::{self, Job, setup};
 use crate::error::Error;
 use crate::measure::{StepResult, histogram};
 
@@ -48,47 +48,16 @@ impl<'scope> Threads<'scope> {
             let layout = plan.layout.part(worker, workers);
             threads.handles.push(scope.spawn(move || {
                 let job = Job { plan, layout, worker, workers, leads: worker == 0, clock, live: &live, commands };
+                let pinned = plan.cpus.get(worker % plan.cpus.len().max(1)).map_or(Ok(()), |cpu| setup::pin(*cpu));
                 let told = tell.clone();
                 // Who listens no longer has failed for another reason.
-                let result = engine::work(job, |event| drop(told.send(Ok(event))));
+                let result = pinned.and_then(|()| engine::work(job, |event| drop(told.send(Ok(event)))));
                 if let Err(err) = result {
                     let _ = tell.send(Err(err));
                 }
             }));
         }
         threads
-    }
-
-    pub fn now(&self) -> u64 {
-        self.clock.elapsed().as_nanos() as u64
-    }
-
-    /// Times of all logins, when all are done.
-    pub fn logged_in(&mut self) -> Result<Histogram<u64>, Error> {
-        let mut logins = histogram();
-        for _ in 0..self.lives.len() {
-            if let Event::LoggedIn(times) = self.next()? {
-                logins.add(times).expect("all histograms have the same bounds");
-            }
-        }
-        Ok(logins)
-    }
-
-    pub fn step(&mut self, step: Step) -> Result<StepResult, Error> {
-        for commands in &self.commands {
-            // A thread that is gone has left its error among the events.
-            let _ = commands.send(Command::Step(step));
-        }
-        let mut sum: Option<StepResult> = None;
-        for _ in 0..self.lives.len() {
-            if let Event::Stepped(result) = self.next()? {
-                match &mut sum {
-                    Some(sum) => sum.add(*result),
-                    None => sum = Some(*result),
-                }
-            }
-        }
-        sum.ok_or(Error::ThreadGone)
     }
 
     fn next(&mut self) -> Result<Event, Error> {
@@ -105,6 +74,39 @@ impl<'scope> Threads<'scope> {
                 Err(RecvTimeoutError::Disconnected) => return Err(Error::ThreadGone),
             }
         }
+    }
+}
+
+impl Crew for Threads<'_> {
+    fn begin(&self) -> u64 {
+        self.clock.elapsed().as_nanos() as u64 + LEAD_TIME
+    }
+
+    fn logged_in(&mut self) -> Result<Histogram<u64>, Error> {
+        let mut logins = histogram();
+        for _ in 0..self.lives.len() {
+            if let Event::LoggedIn(times) = self.next()? {
+                logins.add(times).expect("all histograms have the same bounds");
+            }
+        }
+        Ok(logins)
+    }
+
+    fn step(&mut self, step: Step) -> Result<StepResult, Error> {
+        for commands in &self.commands {
+            // A thread that is gone has left its error among the events.
+            let _ = commands.send(Command::Step(step));
+        }
+        let mut sum: Option<StepResult> = None;
+        for _ in 0..self.lives.len() {
+            if let Event::Stepped(result) = self.next()? {
+                match &mut sum {
+                    Some(sum) => sum.add(*result),
+                    None => sum = Some(*result),
+                }
+            }
+        }
+        sum.ok_or(Error::ThreadGone)
     }
 }
 

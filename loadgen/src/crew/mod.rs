@@ -3,6 +3,7 @@
 //! Threads share nothing but a clock: each has its own connections, and its part of every rate. They
 //! meet between steps, here.
 
+pub mod find;
 mod local;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -13,6 +14,7 @@ use hdrhistogram::Histogram;
 use crate::cli::Plan;
 use crate::engine::{first, setup};
 use crate::error::Error;
+use crate::measure::strace::{Strace, Syscalls};
 use crate::measure::{At, Outcome, Stats, StepResult};
 use local::Threads;
 
@@ -24,22 +26,51 @@ pub fn run(plan: &Plan) -> Result<Outcome, Error> {
     setup::process(plan)?;
     let first_packet_ms = plan.first_packet.then(|| first::packet(plan)).transpose()?;
     let start = At::now(plan.relay_pid, 0)?;
-    if plan.layout.conns.is_empty() && plan.churn == 0 {
-        return Ok(Outcome::without_load(first_packet_ms, start));
+    let outcome = if plan.layout.conns.is_empty() && plan.churn == 0 {
+        Outcome::without_load(start)
+    } else {
+        std::thread::scope(|scope| drive(plan, start, &mut Threads::start(plan, scope)))?
+    };
+    Ok(Outcome { first_packet_ms, ..outcome })
+}
+
+/// Those who do the work, wherever they are.
+pub trait Crew {
+    /// Times of all logins, when all are done.
+    fn logged_in(&mut self) -> Result<Histogram<u64>, Error>;
+    /// A time at which a step may begin.
+    fn begin(&self) -> u64;
+    fn step(&mut self, step: Step) -> Result<StepResult, Error>;
+}
+
+fn drive(plan: &Plan, start: At, crew: &mut dyn Crew) -> Result<Outcome, Error> {
+    let logins = crew.logged_in()?;
+    let logged_in = At::now(plan.relay_pid, crew.begin() - LEAD_TIME)?;
+    let found = plan.search.map(|search| find::search(plan, search, crew)).transpose()?;
+    let rate = found.as_ref().map(|found| found.rate);
+    let step = Step { begin: crew.begin(), rate, warmup: nanos(plan.warmup), duration: nanos(plan.duration) };
+    let result = crew.step(step)?;
+    let mut notes = Vec::new();
+    let mut syscalls = None;
+    if let (Some(length), Some(pid)) = (plan.strace, plan.relay_pid) {
+        match count_syscalls(pid, Step { begin: 0, rate, warmup: 0, duration: nanos(length) }, crew)? {
+            Ok(counted) => syscalls = Some(counted),
+            Err(why) => notes.push(why),
+        }
     }
-    std::thread::scope(|scope| {
-        let mut threads = Threads::start(plan, scope);
-        let logins = threads.logged_in()?;
-        let logged_in = At::now(plan.relay_pid, threads.now())?;
-        let step = Step {
-            begin: threads.now() + LEAD_TIME,
-            rate: None,
-            warmup: nanos(plan.warmup),
-            duration: nanos(plan.duration),
-        };
-        let result = threads.step(step)?;
-        Ok(Outcome { first_packet_ms, start, logged_in, logins, step: result })
-    })
+    Ok(Outcome { first_packet_ms: None, start, logged_in, logins, found, step: result, syscalls, notes })
+}
+
+/// Under load, but apart from what is measured. A relay that cannot be traced is no failure.
+fn count_syscalls(pid: u32, step: Step, crew: &mut dyn Crew) -> Result<Result<Syscalls, String>, Error> {
+    let strace = match Strace::attach(pid) {
+        Ok(strace) => strace,
+        Err(err) => return Ok(Err(err.to_string())),
+    };
+    let result = crew.step(Step { begin: crew.begin(), ..step });
+    let counted = strace.finish(result.as_ref().map_or(0, |result| result.stats.arrived_of_all));
+    result?;
+    Ok(counted.map_err(|err| err.to_string()))
 }
 
 fn nanos(time: Duration) -> u64 {

@@ -14,7 +14,7 @@ use crate::error::Error;
 const OTHER_FILES: u64 = 32;
 
 pub fn process(plan: &Plan) -> Result<(), Error> {
-    if let Some(cpu) = plan.cpu {
+    if let [cpu] = plan.cpus[..] {
         pin(cpu)?;
     }
     let churn = if plan.churn > 0 { churn::MAX_ATTEMPTS as u64 } else { 0 };
@@ -28,12 +28,12 @@ pub fn identities(count: usize) -> Result<Vec<Identity>, Error> {
 
 pub fn pin(cpu: usize) -> Result<(), Error> {
     if cpu >= CpuSet::MAX_CPU {
-        return Err(Error::Usage(format!("--cpu {cpu} is beyond any processor")));
+        return Err(Error::Usage(format!("--cpu or --cpus: {cpu} is beyond any processor")));
     }
     let mut set = CpuSet::new();
     set.set(cpu);
     rustix::thread::sched_setaffinity(None, &set).map_err(|errno| Error::System {
-        what: "cannot stay on the processor given with --cpu: is it there, and allowed to us?",
+        what: "cannot stay on the processor given with --cpu or --cpus: is it there, and allowed to us?",
         source: errno.into(),
     })
 }

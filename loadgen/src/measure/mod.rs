@@ -5,13 +5,18 @@ pub mod proc;
 pub mod report;
 pub mod series;
 mod stats;
+pub mod strace;
 mod table;
+pub mod verdict;
 
 use hdrhistogram::Histogram;
 
+use crate::crew::find::Found;
 use crate::error::Error;
 use crate::traffic::shape::Class;
 use proc::{Sample, Thread};
+use strace::Syscalls;
+
 pub use stats::{ChurnStats, Stats};
 
 /// Everything a run leaves.
@@ -22,12 +27,25 @@ pub struct Outcome {
     pub logged_in: At,
     /// Time of each login.
     pub logins: Histogram<u64>,
+    pub found: Option<Found>,
     pub step: StepResult,
+    pub syscalls: Option<Syscalls>,
+    /// What could not be measured, and why.
+    pub notes: Vec<String>,
 }
 
 impl Outcome {
-    pub fn without_load(first_packet_ms: Option<f64>, start: At) -> Self {
-        Self { first_packet_ms, logged_in: start.clone(), start, logins: histogram(), step: StepResult::default() }
+    pub fn without_load(start: At) -> Self {
+        Self {
+            first_packet_ms: None,
+            logged_in: start.clone(),
+            start,
+            logins: histogram(),
+            found: None,
+            step: StepResult::default(),
+            syscalls: None,
+            notes: Vec::new(),
+        }
     }
 }
 

@@ -8,13 +8,13 @@ use serde::Serialize;
 
 use super::proc::{Sample, Thread};
 use super::series::{SLOT_NS, Slot};
+use super::strace::Syscalls;
+use super::verdict::Verdict;
 use super::{At, Outcome, StepResult, hdr};
 use crate::cli::{Cipher, Pace, Plan, Version};
+use crate::crew::find::Found;
 use crate::error::Error;
 use crate::traffic::shape::{Class, Shape};
-
-/// Above this share of one processor the generator has no time left to be on time.
-const BUSY: f64 = 0.97;
 
 #[derive(Debug, Serialize)]
 pub struct Report {
@@ -24,6 +24,7 @@ pub struct Report {
     pub packets: Option<Packets>,
     /// From the first attempt to connect to the first packet between two clients.
     pub first_packet_ms: Option<f64>,
+    pub find_max: Option<Found>,
     pub churn: Option<Churn>,
     pub bulk: Option<Bulk>,
     pub slow: Option<Slow>,
@@ -189,6 +190,11 @@ pub struct Process {
     /// Time of each thread in the measured time, busiest first. Only of the relay.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub threads: Vec<ThreadTime>,
+    /// With --strace, of the relay: counted behind the measured time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub syscalls: Option<Syscalls>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub syscalls_per_packet: Option<f64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -197,20 +203,17 @@ pub struct ThreadTime {
     pub cpu_s: f64,
 }
 
-#[derive(Debug, Serialize)]
-pub struct Verdict {
-    /// The schedule was not kept: latencies are the generator's, not the relay's.
-    pub late: bool,
-    pub notes: Vec<String>,
-}
-
 impl Report {
     pub fn new(plan: &Plan, outcome: &Outcome) -> Self {
         let step = &outcome.step;
         let packets = (plan.has_measured_load() && step.at.is_some()).then(|| Packets::new(plan, step));
         let own = process(plan, outcome, |at| Some(at.own)).expect("the own process is always measured");
-        let relay = process(plan, outcome, |at| at.relay)
-            .map(|relay| Process { threads: outcome.step.at.as_ref().map_or(Vec::new(), thread_times), ..relay });
+        let relay = process(plan, outcome, |at| at.relay).map(|relay| Process {
+            threads: step.at.as_ref().map_or(Vec::new(), thread_times),
+            syscalls: outcome.syscalls.clone(),
+            syscalls_per_packet: outcome.syscalls.as_ref().and_then(Syscalls::per_packet),
+            ..relay
+        });
         let stats = &step.stats;
         let seconds = outcome.logged_in.time as f64 / 1e9;
         let connections = plan.layout.conns.len();
@@ -223,9 +226,10 @@ impl Report {
                 per_second: connections as f64 / seconds.max(1e-9),
                 time: Times::new(&outcome.logins),
             },
-            verdict: Verdict::new(plan, step, packets.as_ref(), relay.as_ref()),
+            verdict: Verdict::new(plan, outcome, relay.as_ref()),
             packets,
             first_packet_ms: outcome.first_packet_ms,
+            find_max: outcome.found.clone(),
             churn: (plan.churn > 0).then(|| Churn::new(plan, step)),
             bulk: (plan.shape.bulk > 0).then(|| Bulk::new(plan, step)),
             slow: (plan.shape.slow > 0).then(|| Slow::new(plan, step)),
@@ -439,42 +443,8 @@ impl Process {
             rss_peak: to.peak_rss_bytes,
             rss_bytes_per_connection: grown as f64 / connections.max(1) as f64,
             threads: Vec::new(),
+            syscalls: None,
+            syscalls_per_packet: None,
         }
-    }
-}
-
-impl Verdict {
-    fn new(plan: &Plan, step: &StepResult, packets: Option<&Packets>, relay: Option<&Process>) -> Self {
-        let mut notes = Vec::new();
-        let mut late = false;
-        // Whoever spins or floods is always busy; only its lateness tells.
-        let busy = step.busy >= BUSY && !plan.spin && !plan.floods();
-        let own = 100.0 * step.busy;
-        if let Some(lateness) = packets.and_then(|packets| packets.lateness) {
-            let bound_us = plan.max_lateness.as_secs_f64() * 1e6;
-            if lateness.p99_us > bound_us {
-                late = true;
-                notes.push(format!(
-                    "the generator was late: p99 of {:.0} us behind its schedule, \
-                     {bound_us:.0} us are allowed (--max-lateness)",
-                    lateness.p99_us
-                ));
-            }
-            if busy {
-                late = true;
-                notes.push(format!("the generator used {own:.0} % of a processor: lower --rate"));
-            }
-        } else if busy
-            && let Some(relay) = relay
-            && relay.cpu_share < BUSY
-            && packets.is_some()
-        {
-            notes.push(format!(
-                "the generator used {own:.0} % of a processor and the relay {:.0} %: throughput is the \
-                 generator's limit, CPU per packet is the relay's",
-                100.0 * relay.cpu_share
-            ));
-        }
-        Self { late, notes }
     }
 }

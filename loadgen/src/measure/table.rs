@@ -14,6 +14,10 @@ impl fmt::Display for Report {
         if let Some(packets) = &self.packets {
             write!(f, "{packets}")?;
         }
+        if let Some(found) = &self.find_max {
+            write!(f, "found       {} packets/s with at most {} % lost", found.rate, 100.0 * found.max_loss)?;
+            writeln!(f, ", in {} tries", found.tries.len())?;
+        }
         if let Some(ms) = self.first_packet_ms {
             writeln!(f, "first       packet after {}", Us(ms * 1e3))?;
         }
@@ -126,6 +130,9 @@ fn process(f: &mut fmt::Formatter<'_>, name: &str, process: &Process, plan: &Pla
     )?;
     if plan.idle > 0 {
         write!(f, ", {:.2} KiB per connection", process.rss_bytes_per_connection / 1024.0)?;
+    }
+    if let Some(calls) = process.syscalls_per_packet {
+        write!(f, ", {calls:.3} system calls per packet")?;
     }
     writeln!(f)?;
     if process.threads.len() > 1 {
