@@ -1,5 +1,6 @@
 //! Flags, and the validated plan made from them.
 
+mod map;
 mod plan;
 mod target;
 
@@ -11,7 +12,7 @@ use clap::{Parser, ValueEnum};
 
 use crate::traffic::sizes::Sizes;
 pub use plan::{Pace, Plan, Search, Slow};
-pub use target::{Target, TlsTarget};
+pub use target::{Given, Target, TlsTarget};
 
 /// Load a DERP relay, check every packet, and measure.
 ///
@@ -20,9 +21,22 @@ pub use target::{Target, TlsTarget};
 #[derive(Debug, Parser)]
 #[command(name = "derpring-loadgen", version, args_override_self = true)]
 pub struct Args {
-    /// The relay, as `http[s]://HOST[:PORT][/PATH]`; the path is /derp by default
+    /// The relay, as `http[s]://HOST[:PORT][/PATH]`; the path is /derp by default. May be given
+    /// several times: pairs and groups are spread over the relays, each whole on one
     #[arg(long)]
-    pub url: String,
+    pub url: Vec<String>,
+    /// The relays of a region in this DERP map, a file or an http[s] URL
+    #[arg(long, value_name = "FILE|URL")]
+    pub map: Option<String>,
+    /// Number or code of the region; needed where the map has several
+    #[arg(long, value_name = "REGION", requires = "map")]
+    pub region: Option<String>,
+    /// The relays are one mesh: spread every connection, so that pairs are on different relays
+    #[arg(long)]
+    pub meshed: bool,
+    /// How the connection is upgraded
+    #[arg(long, default_value = "derp")]
+    pub transport: Transport,
     /// Connect here, whatever the URL says
     #[arg(long, value_name = "IP:PORT")]
     pub connect: Option<SocketAddr>,
@@ -33,7 +47,7 @@ pub struct Args {
     /// Trust the certificate with this SHA-256 (of its DER form)
     #[arg(long, value_name = "HEX", help_heading = "TLS", group = "trust")]
     pub pin: Option<String>,
-    /// Trust any certificate
+    /// Trust any certificate. Without --ca, --pin and this, the machine's authorities are trusted
     #[arg(long, help_heading = "TLS", group = "trust")]
     pub insecure: bool,
     /// Name asked for and checked; default: the host of the URL
@@ -166,6 +180,12 @@ pub struct Args {
     /// Write everything that was measured to this file
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub enum Transport {
+    Derp,
+    Websocket,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]

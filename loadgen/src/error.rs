@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use crate::derp::frame::FrameTooLong;
 use crate::derp::login::LoginError;
+use crate::derp::ws::WsError;
 use crate::tls::TlsError;
 use crate::traffic::Violation;
 
@@ -37,6 +38,12 @@ pub enum Error {
     #[error("cannot use {}", path.display())]
     File {
         path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("cannot fetch {url}")]
+    Fetch {
+        url: String,
         #[source]
         source: io::Error,
     },
@@ -106,6 +113,8 @@ pub enum ConnError {
     Tls(#[from] TlsError),
     #[error(transparent)]
     Login(#[from] LoginError),
+    #[error(transparent)]
+    WebSocket(#[from] WsError),
     #[error(transparent)]
     Wrong(#[from] Violation),
 }

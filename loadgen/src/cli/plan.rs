@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{Args, Target};
+use super::{Args, Given, Target, Transport, target};
 use crate::derp::frame::MAX_DATA;
 use crate::error::Error;
 use crate::traffic::payload::{self, MAX_LINKS};
@@ -40,6 +40,7 @@ pub struct Search {
 pub struct Plan {
     pub url: String,
     pub targets: Vec<Target>,
+    pub transport: Transport,
     pub shape: Shape,
     /// The whole run's connections and links.
     pub layout: Layout,
@@ -73,6 +74,13 @@ pub struct Plan {
 
 impl Plan {
     pub fn new(args: Args) -> Result<Self, Error> {
+        let given = Given::load(&args)?;
+        let nonce = getrandom::u64()
+            .map_err(|err| Error::System { what: "cannot make a random number", source: std::io::Error::other(err) })?;
+        Self::with(args, &given, nonce)
+    }
+
+    pub fn with(args: Args, given: &Given, nonce: u64) -> Result<Self, Error> {
         let usage = |text: String| Err(Error::Usage(text));
         let shape = shape(&args);
         let layout = shape.layout();
@@ -123,15 +131,14 @@ impl Plan {
                 return usage(format!("{name} must be at least 1"));
             }
         }
+        let targets = target::targets(&args, given)?;
         Ok(Self {
-            targets: vec![Target::new(&args)?],
+            transport: args.transport,
+            layout: layout.spread(targets.len(), args.meshed),
+            targets,
             pace: pace(&args)?,
             shape,
-            layout,
-            nonce: getrandom::u64().map_err(|err| Error::System {
-                what: "cannot make a random number",
-                source: std::io::Error::other(err),
-            })?,
+            nonce,
             slow: Slow { bulk_window: args.bulk_window, read: args.slow_read },
             churn: args.churn,
             disco: args.disco,
@@ -139,7 +146,7 @@ impl Plan {
             size: args.size,
             mixed: args.sizes.is_some(),
             sizes: args.sizes.unwrap_or_else(|| Sizes::fixed(args.size)),
-            url: args.url,
+            url: args.map.unwrap_or_else(|| args.url.join(" ")),
             duration: args.duration,
             warmup: args.warmup,
             stall: args.stall,
@@ -227,6 +234,8 @@ mod tests {
             &["--bulk", "1", "--bulk-window", "0"],
             &["--all-to-all", "3000"],
             &["--star", "9", "--threads", "2"],
+            &["--pairs", "1", "--url", "http://127.0.0.1:2", "--connect", "127.0.0.1:3"],
+            &["--pairs", "1", "--transport", "websocket", "--fast-start"],
             &["--idle", "1", "--find-max"],
             &["--pairs", "1", "--find-max", "--max-loss", "1"],
         ] {

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use super::poller::Interest;
+use crate::derp::ws::WebSocket;
 use crate::error::ConnError;
 use crate::tls::record::{RecordLayer, StreamWriter};
 
@@ -16,6 +17,8 @@ const READS_PER_TURN: usize = 4;
 pub struct Transport {
     stream: TcpStream,
     tls: Option<Box<RecordLayer>>,
+    /// Set when the login is complete: until then, the login speaks for itself.
+    pub websocket: Option<Box<WebSocket>>,
     /// The start of a record whose end has not come.
     carry: Vec<u8>,
     /// What the socket did not take.
@@ -43,6 +46,7 @@ impl Transport {
         Ok(Self {
             stream: socket.into(),
             tls: None,
+            websocket: None,
             carry: Vec::new(),
             pending: Vec::new(),
             watched: Interest::BOTH,
@@ -71,6 +75,11 @@ impl Transport {
         mut limit: usize,
         mut on_plain: impl FnMut(&[u8]) -> Result<(), ConnError>,
     ) -> Result<(), ConnError> {
+        let Self { websocket, .. } = self;
+        let mut on_plain = |plain: &[u8]| match websocket {
+            None => on_plain(plain),
+            Some(websocket) => websocket.open(plain, &mut on_plain),
+        };
         for _ in 0..READS_PER_TURN {
             if limit == 0 {
                 break;
@@ -119,6 +128,17 @@ impl Transport {
         scratch: &mut Vec<u8>,
         fill: impl FnOnce(&mut StreamWriter<'_>),
     ) -> Result<(), ConnError> {
+        if let Some(websocket) = &mut self.websocket {
+            // The length of a message goes ahead of it: a copy that only WebSockets pay for.
+            let mut stream = Vec::new();
+            let mut writer = StreamWriter::new(None, &mut stream)?;
+            fill(&mut writer);
+            writer.finish();
+            let mut writer = StreamWriter::new(self.tls.as_deref_mut(), scratch)?;
+            websocket.seal(&mut stream, |piece| writer.put(piece));
+            writer.finish();
+            return self.write_raw(scratch);
+        }
         let mut writer = StreamWriter::new(self.tls.as_deref_mut(), scratch)?;
         fill(&mut writer);
         writer.finish();
@@ -154,6 +174,7 @@ impl Transport {
     /// The relay waits for something that even an empty write brings.
     pub fn owes_write(&self) -> bool {
         self.tls.as_ref().is_some_and(|tls| tls.owes_key_update())
+            || self.websocket.as_ref().is_some_and(|websocket| websocket.owes_write())
     }
 
     fn try_write(&mut self, bytes: &[u8]) -> Result<usize, ConnError> {

@@ -1,6 +1,7 @@
 //! The result, with everything that was measured.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::Path;
 
 use hdrhistogram::Histogram;
@@ -11,7 +12,7 @@ use super::series::{SLOT_NS, Slot};
 use super::strace::Syscalls;
 use super::verdict::Verdict;
 use super::{At, Outcome, StepResult, hdr};
-use crate::cli::{Cipher, Pace, Plan, Version};
+use crate::cli::{Cipher, Pace, Plan, Transport, Version};
 use crate::crew::find::Found;
 use crate::error::Error;
 use crate::traffic::shape::{Class, Shape};
@@ -40,6 +41,10 @@ pub struct Report {
 pub struct PlanReport {
     pub url: String,
     pub tls: Option<&'static str>,
+    /// `derp` or `websocket`.
+    pub transport: &'static str,
+    /// Addresses of the relays.
+    pub relays: Vec<SocketAddr>,
     pub pairs: usize,
     pub idle: usize,
     pub window: Option<u64>,
@@ -286,6 +291,11 @@ impl PlanReport {
         Self {
             url: plan.url.clone(),
             tls: plan.targets[0].tls.as_ref().map(|tls| tls_name(tls.version, tls.cipher)),
+            transport: match plan.transport {
+                Transport::Derp => "derp",
+                Transport::Websocket => "websocket",
+            },
+            relays: plan.targets.iter().map(|target| target.addr).collect(),
             pairs: plan.shape.pairs,
             idle: plan.shape.idle,
             window: window.filter(|_| plan.has_measured_load()),

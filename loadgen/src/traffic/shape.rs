@@ -123,10 +123,12 @@ impl Layout {
     }
 
     /// Spreads the connections over so many relays: all of a unit to one, or, where any relay
-    /// reaches every client, each to the next.
+    /// reaches every client, those of a unit one after the other.
     pub fn spread(mut self, targets: usize, meshed: bool) -> Self {
-        for (at, place) in self.conns.iter_mut().enumerate() {
-            place.target = if meshed { at } else { place.unit } % targets;
+        let mut of_unit = vec![0; self.units];
+        for place in &mut self.conns {
+            place.target = (place.unit + of_unit[place.unit]) % targets;
+            of_unit[place.unit] += usize::from(meshed);
         }
         self
     }
@@ -247,6 +249,17 @@ mod tests {
         let names: Vec<String> = layout.conns.iter().map(|place| place.who.to_string()).collect();
         assert_eq!(names, ["sender 0", "sender 1", "receiver 0", "receiver 1", "idle client 0"]);
         assert_eq!((layout.links[1].from, layout.links[1].to), (1, 3));
+    }
+
+    #[test]
+    fn relays_take_whole_units_unless_they_are_a_mesh() {
+        let ends = |meshed| {
+            let layout = Shape { pairs: 4, ..Shape::default() }.layout().spread(2, meshed);
+            let target = |conn: usize| layout.conns[conn].target;
+            layout.links.iter().map(|link| (target(link.from), target(link.to))).collect::<Vec<_>>()
+        };
+        assert_eq!(ends(false), [(0, 0), (1, 1), (0, 0), (1, 1)]);
+        assert_eq!(ends(true), [(0, 1), (1, 0), (0, 1), (1, 0)]);
     }
 
     #[test]
