@@ -165,6 +165,14 @@ pub struct Args {
     /// Threads, each with its own connections; a group of a shape stays on one
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub threads: usize,
+    /// Be an agent: wait here for --agents of another, and make a part of its load. Whoever connects
+    /// is believed, without any password, and can load any host from here: only for trusted networks
+    #[arg(long, value_name = "ADDR", num_args = 0..=1, default_missing_value = "127.0.0.1:7340", help_heading = "Several machines")]
+    pub agent: Option<String>,
+    /// Spread the load over these agents, which run the same version, in place of this process. A
+    /// --relay-pid is measured here
+    #[arg(long, value_name = "HOST:PORT,...", value_delimiter = ',', help_heading = "Several machines")]
+    pub agents: Vec<String>,
     /// Stay on this processor
     #[arg(long, value_name = "N", conflicts_with = "cpus")]
     pub cpu: Option<usize>,
@@ -177,6 +185,9 @@ pub struct Args {
     /// With --rate: exit with 3 when more than 1 % of the packets left later than this
     #[arg(long, default_value = "2ms", value_parser = duration)]
     pub max_lateness: Duration,
+    /// Draw latency, and throughput and loss over time, into this SVG file
+    #[arg(long, value_name = "FILE")]
+    pub plot: Option<PathBuf>,
     /// Write everything that was measured to this file
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,

@@ -85,6 +85,30 @@ pub enum Error {
     FirstPacket(std::time::Duration, SocketAddr),
     #[error("even {rate} packets per second are not carried with at most {} % lost (--max-loss)", 100.0 * max_loss)]
     NothingCarried { rate: u64, max_loss: f64 },
+    #[error("cannot listen on {addr} (--agent)")]
+    AgentListen {
+        addr: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error("lost {agent} (--agents): is it running, and reachable?")]
+    AgentIo {
+        agent: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error(
+        "{agent} is derpring-loadgen {version} with protocol {protocol}, this is {} with {ours}: run the same version \
+         on both",
+        env!("CARGO_PKG_VERSION")
+    )]
+    AgentVersion { agent: String, version: String, protocol: u32, ours: u32 },
+    #[error("{agent} failed: {text}")]
+    AgentFailed { agent: String, text: String },
+    #[error("at {agent}: {text}")]
+    AgentWrong { agent: String, text: String },
+    #[error("an agent told what makes no sense")]
+    AgentNonsense,
     #[error("a thread of the generator ended before its work")]
     ThreadGone,
 }
@@ -92,7 +116,7 @@ pub enum Error {
 impl Error {
     pub fn exit(&self) -> Exit {
         match self {
-            Self::Wrong { .. } => Exit::Wrong,
+            Self::Wrong { .. } | Self::AgentWrong { .. } => Exit::Wrong,
             _ => Exit::Failed,
         }
     }

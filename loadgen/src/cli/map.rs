@@ -88,6 +88,9 @@ impl Node {
 pub fn nodes(text: &str, region: Option<&str>) -> Result<Vec<Node>, Error> {
     let map: Map = serde_json::from_str(text).map_err(|err| Error::Usage(format!("--map is not a DERP map: {err}")))?;
     let regions: Vec<Region> = map.regions.into_values().flatten().collect();
+    if regions.is_empty() {
+        return Err(Error::Usage("--map has no region: is it a DERP map?".into()));
+    }
     let known = || {
         let names: Vec<String> = regions.iter().map(|region| format!("{} ({})", region.id, region.code)).collect();
         names.join(", ")
@@ -182,7 +185,8 @@ mod tests {
     #[test]
     fn what_is_missing_is_named() {
         for (text, region, part) in [
-            ("[]", None, "not a DERP map"),
+            ("7", None, "not a DERP map"),
+            ("{}", None, "no region"),
             (MAP, None, "900 (home), 901 (away)"),
             (MAP, Some("5"), "no region 5"),
             (MAP, Some("901"), "has no relay"),

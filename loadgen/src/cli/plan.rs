@@ -70,6 +70,11 @@ pub struct Plan {
     pub spin: bool,
     pub max_lateness: Duration,
     pub json: Option<PathBuf>,
+    pub plot: Option<PathBuf>,
+    /// Who makes the load, if not this process; and what they are told.
+    pub agents: Vec<String>,
+    pub command_line: Vec<String>,
+    pub given: Given,
 }
 
 impl Plan {
@@ -108,11 +113,11 @@ impl Plan {
         }
         let sending = layout.sending_units();
         let units = if sending > 0 { sending } else { layout.conns.len() };
-        if args.threads > units.max(1) {
+        let threads = args.threads * args.agents.len().max(1);
+        if threads > units.max(1) {
             return usage(format!(
-                "--threads {} is more than the {units} pairs, groups or clients, and none of these is taken apart: \
-                 ask for more of them (--groups), or for fewer threads",
-                args.threads
+                "{threads} threads are more than the {units} pairs, groups or clients, and none of these is taken apart: \
+                 ask for more of them (--groups), or for fewer --threads and --agents"
             ));
         }
         if args.duration.is_zero() {
@@ -161,6 +166,10 @@ impl Plan {
             spin: args.spin,
             max_lateness: args.max_lateness,
             json: args.json,
+            plot: args.plot,
+            agents: args.agents,
+            command_line: std::env::args().collect(),
+            given: given.clone(),
         })
     }
 

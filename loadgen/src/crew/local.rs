@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 
-use super::{Command, Crew, Event, LEAD_TIME, Live, Step};
+use super::{Command, Crew, Event, LEAD_TIME, Live, Part, Step};
 use crate::cli::Plan;
 use crate::engine::{self, Job, setup};
 use crate::error::Error;
@@ -28,7 +28,7 @@ pub struct Threads<'scope> {
 }
 
 impl<'scope> Threads<'scope> {
-    pub fn start<'env>(plan: &'env Plan, scope: &'scope Scope<'scope, 'env>) -> Self {
+    pub fn start<'env>(plan: &'env Plan, part: Part, scope: &'scope Scope<'scope, 'env>) -> Self {
         let (tell, events) = channel();
         let mut threads = Self {
             clock: Instant::now(),
@@ -38,8 +38,10 @@ impl<'scope> Threads<'scope> {
             handles: Vec::new(),
             progress: Progress::new(plan),
         };
-        let workers = plan.threads;
-        for worker in 0..workers {
+        // Of all threads of all processes.
+        let workers = plan.threads * part.of;
+        for thread in 0..plan.threads {
+            let worker = part.index * plan.threads + thread;
             let (command, commands) = channel();
             let live = Arc::new(Live::default());
             threads.commands.push(command);
@@ -47,8 +49,8 @@ impl<'scope> Threads<'scope> {
             let (tell, clock) = (tell.clone(), threads.clock);
             let layout = plan.layout.part(worker, workers);
             threads.handles.push(scope.spawn(move || {
-                let job = Job { plan, layout, worker, workers, leads: worker == 0, clock, live: &live, commands };
-                let pinned = plan.cpus.get(worker % plan.cpus.len().max(1)).map_or(Ok(()), |cpu| setup::pin(*cpu));
+                let job = Job { plan, layout, worker, workers, leads: thread == 0, clock, live: &live, commands };
+                let pinned = plan.cpus.get(thread % plan.cpus.len().max(1)).map_or(Ok(()), |cpu| setup::pin(*cpu));
                 let told = tell.clone();
                 // Who listens no longer has failed for another reason.
                 let result = pinned.and_then(|()| engine::work(job, |event| drop(told.send(Ok(event)))));
@@ -58,6 +60,10 @@ impl<'scope> Threads<'scope> {
             }));
         }
         threads
+    }
+
+    pub fn lives(&self) -> Vec<Arc<Live>> {
+        self.lives.clone()
     }
 
     fn next(&mut self) -> Result<Event, Error> {
@@ -114,7 +120,7 @@ impl Drop for Threads<'_> {
     /// Whatever the threads are doing, they end soon.
     fn drop(&mut self) {
         for live in &self.lives {
-            live.stop.store(true, Ordering::Relaxed);
+            live.stop();
         }
         self.progress.clear();
     }

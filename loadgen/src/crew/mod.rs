@@ -1,10 +1,13 @@
 //! Who does the work, and in which steps.
 //!
 //! Threads share nothing but a clock: each has its own connections, and its part of every rate. They
-//! meet between steps, here.
+//! meet between steps, here. Agents on other machines are joined in the same way.
 
+pub mod agent;
 pub mod find;
 mod local;
+mod remote;
+mod wire;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -17,21 +20,37 @@ use crate::error::Error;
 use crate::measure::strace::{Strace, Syscalls};
 use crate::measure::{At, Outcome, Stats, StepResult};
 use local::Threads;
+use remote::Agents;
 
 /// Time for every thread to hear of a step before it begins.
 const LEAD_TIME: u64 = 2_000_000;
 
 /// Makes the run.
 pub fn run(plan: &Plan) -> Result<Outcome, Error> {
-    setup::process(plan)?;
+    if plan.agents.is_empty() {
+        setup::process(plan)?;
+    }
     let first_packet_ms = plan.first_packet.then(|| first::packet(plan)).transpose()?;
     let start = At::now(plan.relay_pid, 0)?;
     let outcome = if plan.layout.conns.is_empty() && plan.churn == 0 {
         Outcome::without_load(start)
+    } else if plan.agents.is_empty() {
+        std::thread::scope(|scope| drive(plan, start, &mut Threads::start(plan, Part::WHOLE, scope)))?
     } else {
-        std::thread::scope(|scope| drive(plan, start, &mut Threads::start(plan, scope)))?
+        drive(plan, start, &mut Agents::start(plan)?)?
     };
     Ok(Outcome { first_packet_ms, ..outcome })
+}
+
+/// Which of several processes this is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Part {
+    pub index: usize,
+    pub of: usize,
+}
+
+impl Part {
+    pub const WHOLE: Self = Self { index: 0, of: 1 };
 }
 
 /// Those who do the work, wherever they are.
@@ -116,6 +135,10 @@ impl Live {
         self.up.store(up as u64, Ordering::Relaxed);
         self.sent.store(stats.sent_in_all, Ordering::Relaxed);
         self.arrived.store(stats.arrived_in_all, Ordering::Relaxed);
+    }
+
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
     }
 
     pub fn is_stopped(&self) -> bool {

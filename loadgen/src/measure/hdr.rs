@@ -16,6 +16,16 @@ pub fn decode(text: &str) -> Option<Histogram<u64>> {
     Deserializer::new().deserialize(&mut bytes.as_slice()).ok()
 }
 
+/// For `#[serde(with)]`.
+pub fn serialize<S: serde::Serializer>(histogram: &Histogram<u64>, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(&encode(histogram))
+}
+
+pub fn deserialize<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Histogram<u64>, D::Error> {
+    let text: String = serde::Deserialize::deserialize(from)?;
+    decode(&text).ok_or_else(|| serde::de::Error::custom("not a histogram"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

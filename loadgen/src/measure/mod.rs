@@ -1,6 +1,7 @@
 //! What is counted, and the instants between which it is counted.
 
 pub mod hdr;
+pub mod plot;
 pub mod proc;
 pub mod report;
 pub mod series;
@@ -10,6 +11,7 @@ mod table;
 pub mod verdict;
 
 use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
 
 use crate::crew::find::Found;
 use crate::error::Error;
@@ -75,10 +77,10 @@ impl StepResult {
 }
 
 /// Measured packets by class.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
 pub struct Totals([Total; CLASSES]);
 
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
 pub struct Total {
     pub sent: u64,
     pub arrived: u64,

@@ -1,6 +1,7 @@
 //! What one thread counts in one step.
 
 use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
 
 use super::series::Series;
 use super::{CLASSES, histogram};
@@ -8,6 +9,7 @@ use crate::derp::frame::kind;
 use crate::error::Role;
 use crate::traffic::shape::Class;
 
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Stats {
     /// Counts by time run only between the two instants of measuring.
     from: Option<u64>,
@@ -25,9 +27,12 @@ pub struct Stats {
     /// Measured packets, by time.
     pub series: Series,
     /// Time from sending (by schedule, where there is one) to arrival, of measured packets.
+    #[serde(with = "super::hdr")]
     pub latency: Histogram<u64>,
+    #[serde(with = "super::hdr")]
     pub disco_latency: Histogram<u64>,
     /// How long after the schedule the generator came to a write.
+    #[serde(with = "super::hdr")]
     pub lateness: Histogram<u64>,
     pub churn: ChurnStats,
     /// Packets that were due while a full socket had kept too many others waiting.
@@ -45,9 +50,11 @@ pub struct Stats {
 }
 
 /// Logins beside the load.
+#[derive(Debug, Serialize, Deserialize)]
 pub struct ChurnStats {
     pub started: u64,
     pub failed: u64,
+    #[serde(with = "super::hdr")]
     pub times: Histogram<u64>,
     pub first_failure: Option<String>,
 }
