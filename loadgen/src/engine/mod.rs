@@ -188,9 +188,15 @@ impl<'a> Engine<'a> {
             }
         }
         let now = self.now();
+        if now >= self.next_tick {
+            self.next_tick = now + TICK;
+            self.on_tick(now)?;
+        }
+        // Before sending: what is due at the beginning of the measured time is measured.
+        let event = self.next_phase()?;
         if self.phase == Phase::Login {
             self.dial_more()?;
-        } else if matches!(self.phase, Phase::Warmup | Phase::Measure) {
+        } else if self.loads() && self.now() >= self.step.begin {
             self.send_ready()?;
             self.send_due()?;
             self.send_beside()?;
@@ -199,11 +205,11 @@ impl<'a> Engine<'a> {
         if self.sends() {
             self.send_replies()?;
         }
-        if now >= self.next_tick {
-            self.next_tick = now + TICK;
-            self.on_tick(now)?;
-        }
-        self.next_phase()
+        Ok(event)
+    }
+
+    fn loads(&self) -> bool {
+        matches!(self.phase, Phase::Warmup | Phase::Measure)
     }
 
     fn now(&self) -> u64 {
@@ -217,8 +223,7 @@ impl<'a> Engine<'a> {
 
     /// How long nothing needs to be done unless something arrives.
     fn patience(&self, now: u64) -> (Duration, Precision) {
-        let loads = matches!(self.phase, Phase::Warmup | Phase::Measure);
-        if loads && (self.plan.spin || self.flows.has_ready() || self.has_room_to_flood()) {
+        if self.loads() && (self.plan.spin || self.flows.has_ready() || self.has_room_to_flood()) {
             return (Duration::ZERO, Precision::Coarse);
         }
         let mut until = self.next_tick.min(self.phase_end);

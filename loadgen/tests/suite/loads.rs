@@ -77,12 +77,13 @@ fn loads_beside_the_measured_one_are_reported_apart() {
 
 #[test]
 fn a_receiver_that_never_reads_is_flooded() {
-    let relay = FakeRelay::start(Fault::None);
+    // It drops what the receiver does not take, and so takes whatever the sender has.
+    let relay = FakeRelay::start(Fault::LoseAll);
     let run = run(&relay, &["--stalled", "1", "--size", "1400"]);
     assert_eq!(run.exit, 0, "{}", run.stderr);
     assert!(run.json["packets"].is_null());
-    // More than a few writes; how much more is up to the socket buffers.
-    assert!(run.json["stalled"]["bytes"].as_u64() > Some(0), "{}", run.stdout);
+    // More than a few writes.
+    assert!(run.json["stalled"]["bytes"].as_u64() > Some(1_000_000), "{}", run.stdout);
 }
 
 #[test]
@@ -124,8 +125,7 @@ fn the_distribution_and_the_series_tell_the_same_as_the_counts() {
 
 #[test]
 fn a_search_ends_with_the_largest_rate_that_is_carried() {
-    // One packet in five of each sender is lost: no rate is good, and nothing is found.
-    let relay = FakeRelay::start(Fault::Lose { at: 3, every: 5 });
+    let relay = FakeRelay::start(Fault::LoseAll);
     let flags = ["--pairs", "1", "--find-max", "--find-step", "200ms", "--rate", "200", "--max-lateness", "1h"];
     let lossy = run(&relay, &[&flags[..], &["--stall", "50ms"]].concat());
     assert_eq!(lossy.exit, 1, "{}", lossy.stdout);
