@@ -167,7 +167,8 @@ pub struct Args {
     pub threads: usize,
     /// Be an agent: wait here for --agents of another, and make a part of its load. Whoever connects
     /// is believed, without any password, and can load any host from here: only for trusted networks
-    #[arg(long, value_name = "ADDR", num_args = 0..=1, default_missing_value = "127.0.0.1:7340", help_heading = "Several machines")]
+    #[arg(long, value_name = "ADDR", num_args = 0..=1, default_missing_value = "127.0.0.1:7340",
+          help_heading = "Several machines")]
     pub agent: Option<String>,
     /// Spread the load over these agents, which run the same version, in place of this process. A
     /// --relay-pid is measured here

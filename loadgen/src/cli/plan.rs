@@ -51,8 +51,6 @@ pub struct Plan {
     pub churn: u64,
     pub disco: u64,
     pub burst: u64,
-    /// As given with --size; the lengths of packets are in `sizes`.
-    pub size: usize,
     pub sizes: Sizes,
     pub mixed: bool,
     pub duration: Duration,
@@ -86,56 +84,9 @@ impl Plan {
     }
 
     pub fn with(args: Args, given: &Given, nonce: u64) -> Result<Self, Error> {
-        let usage = |text: String| Err(Error::Usage(text));
         let shape = shape(&args);
         let layout = shape.layout();
-        if layout.conns.is_empty() && args.churn == 0 && !args.first_packet {
-            return usage("nothing to do: give --pairs N, --idle N or another load (see --help)".into());
-        }
-        if layout.links.len() > MAX_LINKS {
-            return usage(format!("more than {MAX_LINKS} senders and receivers: ask for fewer"));
-        }
-        if !(payload::MIN_LEN..=MAX_DATA).contains(&args.size) {
-            return usage(format!(
-                "--size must be between {} (number, time and check of a packet) and {MAX_DATA} (the protocol's limit)",
-                payload::MIN_LEN
-            ));
-        }
-        let main = layout.count(Class::Main);
-        if args.disco > 0 && main + args.bulk == 0 {
-            return usage("--disco needs --bulk or measured load: its packets go between the same clients".into());
-        }
-        if args.find_max && main == 0 {
-            return usage("--find-max needs load to measure, such as --pairs N".into());
-        }
-        if !(0.0..1.0).contains(&args.max_loss) {
-            return usage("--max-loss is a share of the packets: at least 0, and less than 1".into());
-        }
-        let sending = layout.sending_units();
-        let units = if sending > 0 { sending } else { layout.conns.len() };
-        let threads = args.threads * args.agents.len().max(1);
-        if threads > units.max(1) {
-            return usage(format!(
-                "{threads} threads are more than the {units} pairs, groups or clients, and none of these is taken apart: \
-                 ask for more of them (--groups), or for fewer --threads and --agents"
-            ));
-        }
-        if args.duration.is_zero() {
-            return usage("--duration must be longer than nothing".into());
-        }
-        for (name, value) in [
-            ("--burst", args.burst),
-            ("--login-concurrency", args.login_concurrency as u64),
-            ("--groups", args.groups as u64),
-            ("--bulk-window", args.bulk_window),
-            ("--slow-read", args.slow_read),
-            ("--threads", args.threads as u64),
-            ("--find-step, in nanoseconds,", args.find_step.as_nanos() as u64),
-        ] {
-            if value == 0 {
-                return usage(format!("{name} must be at least 1"));
-            }
-        }
+        check(&args, &layout)?;
         let targets = target::targets(&args, given)?;
         Ok(Self {
             transport: args.transport,
@@ -148,7 +99,6 @@ impl Plan {
             churn: args.churn,
             disco: args.disco,
             burst: args.burst,
-            size: args.size,
             mixed: args.sizes.is_some(),
             sizes: args.sizes.unwrap_or_else(|| Sizes::fixed(args.size)),
             url: args.map.unwrap_or_else(|| args.url.join(" ")),
@@ -186,6 +136,59 @@ impl Plan {
     pub fn floods(&self) -> bool {
         self.shape.bulk + self.shape.stalled + self.shape.slow > 0
     }
+}
+
+/// Each flag against its bounds and the others.
+fn check(args: &Args, layout: &Layout) -> Result<(), Error> {
+    let usage = |text: String| Err(Error::Usage(text));
+    if layout.conns.is_empty() && args.churn == 0 && !args.first_packet {
+        return usage("nothing to do: give --pairs N, --idle N or another load (see --help)".into());
+    }
+    if layout.links.len() > MAX_LINKS {
+        return usage(format!("more than {MAX_LINKS} senders and receivers: ask for fewer"));
+    }
+    if !(payload::MIN_LEN..=MAX_DATA).contains(&args.size) {
+        return usage(format!(
+            "--size must be between {} (number, time and check of a packet) and {MAX_DATA} (the protocol's limit)",
+            payload::MIN_LEN
+        ));
+    }
+    let main = layout.count(Class::Main);
+    if args.disco > 0 && main + args.bulk == 0 {
+        return usage("--disco needs --bulk or measured load: its packets go between the same clients".into());
+    }
+    if args.find_max && main == 0 {
+        return usage("--find-max needs load to measure, such as --pairs N".into());
+    }
+    if !(0.0..1.0).contains(&args.max_loss) {
+        return usage("--max-loss is a share of the packets: at least 0, and less than 1".into());
+    }
+    let sending = layout.sending_units();
+    let units = if sending > 0 { sending } else { layout.conns.len() };
+    let threads = args.threads * args.agents.len().max(1);
+    if threads > units.max(1) {
+        return usage(format!(
+            "{threads} threads are more than the {units} pairs, groups or clients, and none of these is taken apart: \
+             ask for more of them (--groups), or for fewer --threads and --agents"
+        ));
+    }
+    if args.duration.is_zero() {
+        return usage("--duration must be longer than nothing".into());
+    }
+    for (name, value) in [
+        ("--burst", args.burst),
+        ("--login-concurrency", args.login_concurrency as u64),
+        ("--groups", args.groups as u64),
+        ("--bulk-window", args.bulk_window),
+        ("--slow-read", args.slow_read),
+        ("--threads", args.threads as u64),
+        ("--find-step, in nanoseconds,", args.find_step.as_nanos() as u64),
+    ] {
+        if value == 0 {
+            return usage(format!("{name} must be at least 1"));
+        }
+    }
+    Ok(())
 }
 
 fn pace(args: &Args) -> Result<Pace, Error> {
