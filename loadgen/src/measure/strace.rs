@@ -95,6 +95,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_process_that_is_not_there_is_refused_with_a_reason() {
+        // Beyond the kernel's largest process number.
+        match Strace::attach(1 << 30) {
+            Err(StraceError::Refused(text)) => assert!(!text.is_empty()),
+            Err(StraceError::Missing) => {}
+            Err(err) => panic!("{err}"),
+            Ok(_) => panic!("attached to nothing"),
+        }
+    }
+
+    #[test]
     fn rows_with_and_without_errors_but_not_their_sum() {
         let text = "strace: Process 7 attached\nstrace: Process 7 detached\n\
             % time     seconds  usecs/call     calls    errors syscall\n\

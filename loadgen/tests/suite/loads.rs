@@ -142,6 +142,23 @@ fn a_search_ends_with_the_largest_rate_that_is_carried() {
 }
 
 #[test]
+fn the_relay_is_measured_by_thread() {
+    // The relay is in this process.
+    let relay = FakeRelay::start(Fault::None);
+    let pid = std::process::id().to_string();
+    let run = run(&relay, &["--pairs", "1", "--relay-pid", &pid, "--duration", "1s"]);
+    assert_eq!(run.exit, 0, "{}", run.stderr);
+    let threads = run.json["relay"]["threads"].as_array().unwrap();
+    let times: Vec<f64> = threads.iter().map(|thread| thread["cpu_s"].as_f64().unwrap()).collect();
+    assert!(times.len() > 1 && times.is_sorted_by(|a, b| a >= b), "{threads:?}");
+    assert!(threads.iter().all(|thread| !thread["name"].as_str().unwrap().is_empty()));
+    let whole = run.json["relay"]["cpu_s"].as_f64().unwrap();
+    // Each is rounded to steps of the kernel's clock, and the whole was read a little earlier.
+    assert!((times.iter().sum::<f64>() - whole).abs() < 0.5, "{threads:?} {whole}");
+    assert!(run.json["own"].get("threads").is_none());
+}
+
+#[test]
 fn websockets_carry_the_same() {
     for size in ["24", "1400", "65536"] {
         let relay = FakeRelay::start(Fault::None);
