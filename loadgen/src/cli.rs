@@ -1,5 +1,7 @@
 //! Flags, and the validated plan made from them.
 
+mod map;
+mod plan;
 mod target;
 
 use std::net::SocketAddr;
@@ -8,10 +10,9 @@ use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 
-use crate::derp::frame::MAX_DATA;
-use crate::error::Error;
-use crate::traffic::payload;
-pub use target::{Target, TlsTarget};
+use crate::traffic::sizes::Sizes;
+pub use plan::{Pace, Plan, Search, Slow};
+pub use target::{Given, Target, TlsTarget};
 
 /// Load a DERP relay, check every packet, and measure.
 ///
@@ -20,9 +21,22 @@ pub use target::{Target, TlsTarget};
 #[derive(Debug, Parser)]
 #[command(name = "derpring-loadgen", version, args_override_self = true)]
 pub struct Args {
-    /// The relay, as `http[s]://HOST[:PORT][/PATH]`; the path is /derp by default
+    /// The relay, as `http[s]://HOST[:PORT][/PATH]`; the path is /derp by default. May be given
+    /// several times: pairs and groups are spread over the relays, each whole on one
     #[arg(long)]
-    pub url: String,
+    pub url: Vec<String>,
+    /// The relays of a region in this DERP map, a file or an http[s] URL
+    #[arg(long, value_name = "FILE|URL")]
+    pub map: Option<String>,
+    /// Number or code of the region; needed where the map has several
+    #[arg(long, value_name = "REGION", requires = "map")]
+    pub region: Option<String>,
+    /// The relays are one mesh: spread every connection, so that pairs are on different relays
+    #[arg(long)]
+    pub meshed: bool,
+    /// How the connection is upgraded
+    #[arg(long, default_value = "derp")]
+    pub transport: Transport,
     /// Connect here, whatever the URL says
     #[arg(long, value_name = "IP:PORT")]
     pub connect: Option<SocketAddr>,
@@ -33,7 +47,7 @@ pub struct Args {
     /// Trust the certificate with this SHA-256 (of its DER form)
     #[arg(long, value_name = "HEX", help_heading = "TLS", group = "trust")]
     pub pin: Option<String>,
-    /// Trust any certificate
+    /// Trust any certificate. Without --ca, --pin and this, the machine's authorities are trusted
     #[arg(long, help_heading = "TLS", group = "trust")]
     pub insecure: bool,
     /// Name asked for and checked; default: the host of the URL
@@ -50,33 +64,90 @@ pub struct Args {
     pub fast_start: bool,
 
     /// Sender i sends to receiver i: two connections per pair
-    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Load shape")]
+    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Measured load")]
     pub pairs: usize,
-    /// Connections that log in and then only listen
-    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Load shape")]
-    pub idle: usize,
-    /// Closed loop: packets in flight per pair [default: 8]
-    #[arg(long, value_name = "K", conflicts_with = "rate", help_heading = "Load shape")]
+    /// N clients ask, N others answer each packet with one as long; latency is there and back
+    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Measured load")]
+    pub request_reply: usize,
+    /// N clients send to one
+    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Measured load")]
+    pub fan_in: usize,
+    /// One client sends to N
+    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Measured load")]
+    pub fan_out: usize,
+    /// N clients, each sends to every other
+    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Measured load")]
+    pub all_to_all: usize,
+    /// One client and N others send to each other, those N not among themselves
+    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Measured load")]
+    pub star: usize,
+    /// So many fan-ins, fan-outs, all-to-alls and stars
+    #[arg(long, value_name = "G", default_value_t = 1, help_heading = "Measured load")]
+    pub groups: usize,
+    /// Closed loop: packets in flight from each sender to each of its receivers [default: 8]
+    #[arg(long, value_name = "K", conflicts_with = "rate", help_heading = "Measured load")]
     pub window: Option<u64>,
     /// Open loop: packets per second in total, sent by schedule and timed from it
-    #[arg(long, value_name = "PKTS_PER_S", help_heading = "Load shape")]
+    #[arg(long, value_name = "PKTS_PER_S", help_heading = "Measured load")]
     pub rate: Option<u64>,
+    /// Find the largest rate whose loss stays within --max-loss, beginning at --rate [default: 1000],
+    /// and measure that
+    #[arg(long, conflicts_with = "window", help_heading = "Measured load")]
+    pub find_max: bool,
+    /// With --find-max: loss up to this share of the packets is none
+    #[arg(long, value_name = "SHARE", default_value_t = 0.001, help_heading = "Measured load")]
+    pub max_loss: f64,
+    /// With --find-max: measured time of one try
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = duration, help_heading = "Measured load")]
+    pub find_step: Duration,
     /// Frames per write
-    #[arg(long, value_name = "F", default_value_t = 1, help_heading = "Load shape")]
+    #[arg(long, value_name = "F", default_value_t = 1, help_heading = "Measured load")]
     pub burst: u64,
     /// Bytes of data per packet
-    #[arg(long, value_name = "BYTES", default_value_t = 1400, help_heading = "Load shape")]
+    #[arg(long, value_name = "BYTES", default_value_t = 1400, help_heading = "Measured load")]
     pub size: usize,
+    /// A mix of sizes in place of --size: `imix` (96:8,148:1,580:3,1400:4), or LENGTH[:WEIGHT],...
+    #[arg(long, value_name = "MIX", help_heading = "Measured load")]
+    pub sizes: Option<Sizes>,
     /// Measured time
-    #[arg(long, default_value = "10s", value_parser = duration, help_heading = "Load shape")]
+    #[arg(long, default_value = "10s", value_parser = duration, help_heading = "Measured load")]
     pub duration: Duration,
     /// Load before the measured time
-    #[arg(long, default_value = "2s", value_parser = duration, help_heading = "Load shape")]
+    #[arg(long, default_value = "2s", value_parser = duration, help_heading = "Measured load")]
     pub warmup: Duration,
-    /// A pair that receives nothing for this long gives its packets in flight up as lost
-    #[arg(long, default_value = "250ms", value_parser = duration, help_heading = "Load shape")]
+    /// A link on which nothing arrives for this long gives its packets in flight up as lost
+    #[arg(long, default_value = "250ms", value_parser = duration, help_heading = "Measured load")]
     pub stall: Duration,
 
+    /// Connections that log in and then only listen
+    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Load beside it")]
+    pub idle: usize,
+    /// Complete logins per second from fresh keys, each closed at once
+    #[arg(long, value_name = "PER_S", default_value_t = 0, help_heading = "Load beside it")]
+    pub churn: u64,
+    /// Pairs that send as much as --bulk-window lets them
+    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Load beside it")]
+    pub bulk: usize,
+    /// Packets in flight per pair of --bulk and --slow
+    #[arg(long, value_name = "K", default_value_t = 256, help_heading = "Load beside it")]
+    pub bulk_window: u64,
+    /// Pairs whose sender floods and whose receiver never reads after its login
+    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Load beside it")]
+    pub stalled: usize,
+    /// Pairs as of --bulk whose receiver reads no faster than --slow-read
+    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Load beside it")]
+    pub slow: usize,
+    /// Bytes per second that each receiver of --slow reads
+    #[arg(long, value_name = "BYTES_PER_S", default_value_t = 100_000, help_heading = "Load beside it")]
+    pub slow_read: u64,
+    /// Disco packets per second in total, between the senders and receivers of measured and bulk load
+    #[arg(long, value_name = "PER_S", default_value_t = 0, help_heading = "Load beside it")]
+    pub disco: u64,
+
+    /// Before all else, measure the time from the first attempt to connect, made again every
+    /// millisecond while the relay refuses, to the first packet between two clients
+    #[arg(long)]
+    pub first_packet: bool,
     /// Logins in progress at a time
     #[arg(long, value_name = "N", default_value_t = 32)]
     pub login_concurrency: usize,
@@ -86,18 +157,47 @@ pub struct Args {
     /// Measure this process as the relay: CPU, memory, context switches
     #[arg(long, value_name = "PID")]
     pub relay_pid: Option<u32>,
+    /// With --relay-pid: count the relay's system calls per packet with strace, for this long, behind
+    /// the measured time (tracing slows the relay) [default: 1s]
+    #[arg(long, value_name = "TIME", value_parser = duration, num_args = 0..=1, default_missing_value = "1s",
+          requires = "relay_pid")]
+    pub strace: Option<Duration>,
+    /// Threads, each with its own connections; a group of a shape stays on one
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub threads: usize,
+    /// Be an agent: wait here for --agents of another, and make a part of its load. Whoever connects
+    /// is believed, without any password, and can load any host from here: only for trusted networks
+    #[arg(long, value_name = "ADDR", num_args = 0..=1, default_missing_value = "127.0.0.1:7340",
+          help_heading = "Several machines")]
+    pub agent: Option<String>,
+    /// Spread the load over these agents, which run the same version, in place of this process. A
+    /// --relay-pid is measured here
+    #[arg(long, value_name = "HOST:PORT,...", value_delimiter = ',', help_heading = "Several machines")]
+    pub agents: Vec<String>,
     /// Stay on this processor
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", conflicts_with = "cpus")]
     pub cpu: Option<usize>,
+    /// Processors for the threads, in turn, such as 0,2 or 4-7
+    #[arg(long, value_name = "LIST", value_parser = cpu_list)]
+    pub cpus: Option<CpuList>,
     /// Poll instead of sleeping: keeps a schedule to a few microseconds, at the price of a processor
     #[arg(long)]
     pub spin: bool,
     /// With --rate: exit with 3 when more than 1 % of the packets left later than this
     #[arg(long, default_value = "2ms", value_parser = duration)]
     pub max_lateness: Duration,
+    /// Draw latency, and throughput and loss over time, into this SVG file
+    #[arg(long, value_name = "FILE")]
+    pub plot: Option<PathBuf>,
     /// Write everything that was measured to this file
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub enum Transport {
+    Derp,
+    Websocket,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
@@ -115,92 +215,23 @@ pub enum Cipher {
     Chacha20,
 }
 
-/// How senders decide when to send.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Pace {
-    /// At most this many packets of a pair are between sender and receiver.
-    Window(u64),
-    /// This many packets per second in total, whatever comes back.
-    Rate(u64),
-}
+/// Processors by number.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct CpuList(pub Vec<usize>);
 
-/// A run that can be made: every value is checked against the others.
-#[derive(Debug)]
-pub struct Plan {
-    pub url: String,
-    pub target: Target,
-    pub pairs: usize,
-    pub idle: usize,
-    pub pace: Pace,
-    pub burst: u64,
-    pub size: usize,
-    pub duration: Duration,
-    pub warmup: Duration,
-    pub stall: Duration,
-    pub login_concurrency: usize,
-    pub login_timeout: Duration,
-    pub relay_pid: Option<u32>,
-    pub cpu: Option<usize>,
-    pub spin: bool,
-    pub max_lateness: Duration,
-    pub json: Option<PathBuf>,
-}
-
-impl Plan {
-    pub fn new(args: Args) -> Result<Self, Error> {
-        let usage = |text: String| Err(Error::Usage(text));
-        if args.pairs == 0 && args.idle == 0 {
-            return usage("nothing to do: give --pairs N, --idle N or both".into());
+fn cpu_list(text: &str) -> Result<CpuList, String> {
+    let form = "give numbers and ranges with commas between them, such as 0,2 or 4-7";
+    let number = |text: &str| text.parse::<usize>().map_err(|_| form.to_owned());
+    let mut cpus = Vec::new();
+    for part in text.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last) = (number(first)?, number(last)?);
+        if first > last || last > 65_535 {
+            return Err(form.into());
         }
-        if !(payload::MIN_LEN..=MAX_DATA).contains(&args.size) {
-            return usage(format!(
-                "--size must be between {} (number, time and check of a packet) and {MAX_DATA} (the protocol's limit)",
-                payload::MIN_LEN
-            ));
-        }
-        let pace = match (args.rate, args.window) {
-            (Some(0), _) => return usage("--rate must be at least 1".into()),
-            (Some(rate), _) => Pace::Rate(rate),
-            (None, window) => Pace::Window(window.unwrap_or(8)),
-        };
-        if args.burst == 0 {
-            return usage("--burst must be at least 1".into());
-        }
-        if let Pace::Window(window) = pace
-            && window < args.burst
-        {
-            return usage(format!("--window {window} is smaller than --burst {}: no write would ever fit", args.burst));
-        }
-        if args.duration.is_zero() {
-            return usage("--duration must be longer than nothing".into());
-        }
-        if args.login_concurrency == 0 {
-            return usage("--login-concurrency must be at least 1".into());
-        }
-        Ok(Self {
-            target: Target::new(&args)?,
-            url: args.url,
-            pairs: args.pairs,
-            idle: args.idle,
-            pace,
-            burst: args.burst,
-            size: args.size,
-            duration: args.duration,
-            warmup: args.warmup,
-            stall: args.stall,
-            login_concurrency: args.login_concurrency,
-            login_timeout: args.login_timeout,
-            relay_pid: args.relay_pid,
-            cpu: args.cpu,
-            spin: args.spin,
-            max_lateness: args.max_lateness,
-            json: args.json,
-        })
+        cpus.extend(first..=last);
     }
-
-    pub fn connections(&self) -> usize {
-        2 * self.pairs + self.idle
-    }
+    Ok(CpuList(cpus))
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
@@ -230,22 +261,10 @@ mod tests {
     }
 
     #[test]
-    fn a_plan_that_cannot_be_run_is_refused() {
-        let plan = |flags: &[&str]| {
-            let base = ["derpring-loadgen", "--url", "http://127.0.0.1:1/derp"];
-            Plan::new(Args::try_parse_from(base.iter().chain(flags)).unwrap())
-        };
-        assert!(plan(&["--pairs", "1"]).is_ok());
-        for bad in [
-            &[][..],
-            &["--pairs", "1", "--size", "23"],
-            &["--pairs", "1", "--size", "65537"],
-            &["--pairs", "1", "--window", "4", "--burst", "5"],
-            &["--pairs", "1", "--burst", "0"],
-            &["--pairs", "1", "--rate", "0"],
-            &["--pairs", "1", "--fast-start"],
-        ] {
-            assert!(matches!(plan(bad), Err(Error::Usage(_))), "{bad:?}");
+    fn processors() {
+        assert_eq!(cpu_list("0,2,4-6").unwrap().0, [0, 2, 4, 5, 6]);
+        for bad in ["", "a", "3-1", "1-", "0-99999999"] {
+            assert!(cpu_list(bad).is_err(), "{bad}");
         }
     }
 }

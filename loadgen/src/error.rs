@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use crate::derp::frame::FrameTooLong;
 use crate::derp::login::LoginError;
+use crate::derp::ws::WsError;
 use crate::tls::TlsError;
 use crate::traffic::Violation;
 
@@ -37,6 +38,12 @@ pub enum Error {
     #[error("cannot use {}", path.display())]
     File {
         path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("cannot fetch {url}")]
+    Fetch {
+        url: String,
         #[source]
         source: io::Error,
     },
@@ -74,12 +81,42 @@ pub enum Error {
     },
     #[error("wrong delivery to {who}: {source}")]
     Wrong { who: Who, source: Violation },
+    #[error("no packet between the first two clients within {0:?} (--login-timeout): is the relay running at {1}?")]
+    FirstPacket(std::time::Duration, SocketAddr),
+    #[error("even {rate} packets per second are not carried with at most {} % lost (--max-loss)", 100.0 * max_loss)]
+    NothingCarried { rate: u64, max_loss: f64 },
+    #[error("cannot listen on {addr} (--agent)")]
+    AgentListen {
+        addr: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error("lost {agent} (--agents): is it running, and reachable?")]
+    AgentIo {
+        agent: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error(
+        "{agent} is derpring-loadgen {version} with protocol {protocol}, this is {} with {ours}: run the same version \
+         on both",
+        env!("CARGO_PKG_VERSION")
+    )]
+    AgentVersion { agent: String, version: String, protocol: u32, ours: u32 },
+    #[error("{agent} failed: {text}")]
+    AgentFailed { agent: String, text: String },
+    #[error("at {agent}: {text}")]
+    AgentWrong { agent: String, text: String },
+    #[error("an agent told what makes no sense")]
+    AgentNonsense,
+    #[error("a thread of the generator ended before its work")]
+    ThreadGone,
 }
 
 impl Error {
     pub fn exit(&self) -> Exit {
         match self {
-            Self::Wrong { .. } => Exit::Wrong,
+            Self::Wrong { .. } | Self::AgentWrong { .. } => Exit::Wrong,
             _ => Exit::Failed,
         }
     }
@@ -101,6 +138,8 @@ pub enum ConnError {
     #[error(transparent)]
     Login(#[from] LoginError),
     #[error(transparent)]
+    WebSocket(#[from] WsError),
+    #[error(transparent)]
     Wrong(#[from] Violation),
 }
 
@@ -112,19 +151,48 @@ impl From<rustix::io::Errno> for ConnError {
 
 /// One of the generator's connections, by its part in the run.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Who {
-    Sender(usize),
-    Receiver(usize),
-    Idle(usize),
+pub struct Who {
+    pub role: Role,
+    pub index: usize,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Role {
+    Sender,
+    Receiver,
+    Requester,
+    Responder,
+    Hub,
+    Leaf,
+    Client,
+    Idle,
+    BulkSender,
+    BulkReceiver,
+    SlowSender,
+    SlowReceiver,
+    StalledSender,
+    StalledReceiver,
 }
 
 impl std::fmt::Display for Who {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Sender(i) => write!(f, "sender {i}"),
-            Self::Receiver(i) => write!(f, "receiver {i}"),
-            Self::Idle(i) => write!(f, "idle client {i}"),
-        }
+        let role = match self.role {
+            Role::Sender => "sender",
+            Role::Receiver => "receiver",
+            Role::Requester => "requester",
+            Role::Responder => "responder",
+            Role::Hub => "hub",
+            Role::Leaf => "leaf",
+            Role::Client => "client",
+            Role::Idle => "idle client",
+            Role::BulkSender => "bulk sender",
+            Role::BulkReceiver => "bulk receiver",
+            Role::SlowSender => "sender to slow receiver",
+            Role::SlowReceiver => "slow receiver",
+            Role::StalledSender => "sender to stalled receiver",
+            Role::StalledReceiver => "stalled receiver",
+        };
+        write!(f, "{role} {}", self.index)
     }
 }
 

@@ -5,8 +5,9 @@ use std::process::ExitCode;
 use clap::Parser;
 use derpring_loadgen::cli::{Args, Plan};
 use derpring_loadgen::error::{Error, Exit};
+use derpring_loadgen::measure::plot;
 use derpring_loadgen::measure::report::Report;
-use derpring_loadgen::{engine, error};
+use derpring_loadgen::{crew, error};
 
 #[global_allocator]
 static GLOBAL: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -30,12 +31,21 @@ fn main() -> ExitCode {
 }
 
 fn run(args: Args) -> Result<Exit, Error> {
+    if let Some(addr) = &args.agent {
+        crew::agent::serve(addr, args.cpus)?;
+        return Ok(Exit::Good);
+    }
     let plan = Plan::new(args)?;
-    let outcome = engine::run(&plan)?;
+    let outcome = crew::run(&plan)?;
     let report = Report::new(&plan, &outcome);
     print!("{report}");
     if let Some(path) = &plan.json {
         report.write_json(path)?;
+    }
+    if let Some(path) = &plan.plot {
+        let stats = &outcome.step.stats;
+        let text = plot::svg(&plan.url, &stats.latency, stats.series.slots());
+        std::fs::write(path, text).map_err(|source| Error::File { path: path.clone(), source })?;
     }
     Ok(if report.verdict.late { Exit::Late } else { Exit::Good })
 }

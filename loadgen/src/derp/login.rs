@@ -4,6 +4,7 @@ use crypto_box::aead::Aead;
 use crypto_box::{PublicKey, SalsaBox, SecretKey};
 
 use super::frame::{Deframer, FrameTooLong, KEY_LEN, MAGIC, header, kind};
+use super::ws::{self, WebSocket, WsError};
 
 const NONCE_LEN: usize = 24;
 /// A longer HTTP answer is not one of a relay.
@@ -43,8 +44,23 @@ pub enum LoginError {
     ForgedServerInfo,
     #[error("no randomness: {0}")]
     Random(getrandom::Error),
+    #[error("the relay's answer to the WebSocket key is wrong or missing: does a proxy answer in its place?")]
+    WrongAccept,
+    #[error("the relay upgraded to a WebSocket without the subprotocol `derp`")]
+    NoSubprotocol,
     #[error(transparent)]
     Frame(#[from] FrameTooLong),
+    #[error(transparent)]
+    WebSocket(#[from] WsError),
+}
+
+/// How the byte stream is asked for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Upgrade {
+    Derp,
+    /// The relay's key was announced by its certificate chain: no answer is waited for.
+    FastStart([u8; KEY_LEN]),
+    WebSocket,
 }
 
 /// A login in progress: bytes of the relay in, bytes for the relay out.
@@ -54,6 +70,8 @@ pub struct Login {
     fast_key: Option<[u8; KEY_LEN]>,
     head: Vec<u8>,
     deframer: Deframer,
+    /// The connection under the frames, and the answer to its key.
+    websocket: Option<(WebSocket, String)>,
     step: Step,
 }
 
@@ -70,22 +88,39 @@ impl Login {
         identity: Identity,
         authority: &str,
         path: &str,
-        fast_key: Option<[u8; KEY_LEN]>,
+        upgrade: Upgrade,
         out: &mut Vec<u8>,
     ) -> Result<Self, LoginError> {
-        let fast = if fast_key.is_some() { "Derp-Fast-Start: 1\r\n" } else { "" };
+        let mut login = Self {
+            identity,
+            fast_key: None,
+            head: Vec::new(),
+            deframer: Deframer::default(),
+            websocket: None,
+            step: Step::Head,
+        };
+        let headers = match upgrade {
+            Upgrade::Derp => "Upgrade: DERP\r\n".into(),
+            Upgrade::FastStart(_) => "Upgrade: DERP\r\nDerp-Fast-Start: 1\r\n".into(),
+            Upgrade::WebSocket => {
+                let key = ws::key().map_err(LoginError::Random)?;
+                login.websocket = Some((WebSocket::new().map_err(LoginError::Random)?, ws::accept(&key)));
+                format!(
+                    "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: derp\r\n\
+                     Sec-WebSocket-Key: {key}\r\n"
+                )
+            }
+        };
         out.extend_from_slice(
             format!(
                 "GET {path} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: derpring-loadgen\r\n\
-                 Upgrade: DERP\r\nConnection: Upgrade\r\n{fast}\r\n"
+                 Connection: Upgrade\r\n{headers}\r\n"
             )
             .as_bytes(),
         );
-        let mut login = Self { identity, fast_key, head: Vec::new(), deframer: Deframer::default(), step: Step::Head };
-        if fast_key.is_some() {
+        if let Upgrade::FastStart(key) = upgrade {
+            login.fast_key = Some(key);
             login.step = Step::ServerKey;
-        }
-        if let Some(key) = fast_key {
             // The box is made again when ServerKey arrives; only this rare path pays for it twice.
             login.client_info(&key, out)?;
         }
@@ -105,19 +140,27 @@ impl Login {
                 return Ok(false);
             };
             head = std::mem::take(&mut self.head);
-            check_head(&head[..end])?;
+            check_head(&head[..end], self.websocket.as_ref().map(|(_, accept)| accept.as_str()))?;
             self.step = Step::ServerKey;
             rest = &head[end + 4..];
         }
         let mut deframer = std::mem::take(&mut self.deframer);
-        deframer.feed(rest, |kind, payload| self.on_frame(kind, payload, out))?;
+        if let Some((mut websocket, accept)) = self.websocket.take() {
+            let mut reply = Vec::new();
+            websocket
+                .open(rest, |stream| deframer.feed(stream, |kind, payload| self.on_frame(kind, payload, &mut reply)))?;
+            websocket.seal(&mut reply, |piece| out.extend_from_slice(piece));
+            self.websocket = Some((websocket, accept));
+        } else {
+            deframer.feed(rest, |kind, payload| self.on_frame(kind, payload, out))?;
+        }
         self.deframer = deframer;
         Ok(matches!(self.step, Step::Done))
     }
 
-    /// Holds the part of a frame that came with the end of the login, if any.
-    pub fn into_deframer(self) -> Deframer {
-        self.deframer
+    /// Hold the parts of frames that came with the end of the login, if any.
+    pub fn into_parts(self) -> (Deframer, Option<WebSocket>) {
+        (self.deframer, self.websocket.map(|(websocket, _)| websocket))
     }
 
     pub fn waiting_for(&self) -> &'static str {
@@ -172,13 +215,23 @@ impl Login {
     }
 }
 
-fn check_head(head: &[u8]) -> Result<(), LoginError> {
-    let line = head.split(|&b| b == b'\r').next().unwrap_or_default();
-    let line = String::from_utf8_lossy(line);
+/// `accept` is the answer to the key of a WebSocket.
+fn check_head(head: &[u8], accept: Option<&str>) -> Result<(), LoginError> {
+    let text = String::from_utf8_lossy(head);
+    let (line, headers) = text.split_once("\r\n").unwrap_or((&text, ""));
     match line.split(' ').nth(1) {
-        Some("101") => Ok(()),
-        Some(_) => Err(LoginError::NotUpgraded(line.escape_debug().to_string())),
-        None => Err(LoginError::NotHttp),
+        Some("101") => {}
+        Some(_) => return Err(LoginError::NotUpgraded(line.escape_debug().to_string())),
+        None => return Err(LoginError::NotHttp),
+    }
+    let value = |name: &str| {
+        let mut headers = headers.split("\r\n").filter_map(|header| header.split_once(':'));
+        headers.find(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim())
+    };
+    match accept {
+        Some(accept) if value("Sec-WebSocket-Accept") != Some(accept) => Err(LoginError::WrongAccept),
+        Some(_) if value("Sec-WebSocket-Protocol") != Some("derp") => Err(LoginError::NoSubprotocol),
+        _ => Ok(()),
     }
 }
 
@@ -224,7 +277,8 @@ mod tests {
     fn start(fast: Option<[u8; 32]>) -> (Login, Vec<u8>) {
         let mut out = Vec::new();
         let identity = Identity::random().unwrap();
-        let login = Login::start(identity, "derp.test", "/derp", fast, &mut out).unwrap();
+        let upgrade = fast.map_or(Upgrade::Derp, Upgrade::FastStart);
+        let login = Login::start(identity, "derp.test", "/derp", upgrade, &mut out).unwrap();
         (login, out)
     }
 
@@ -270,5 +324,25 @@ mod tests {
         assert_eq!(feed(Some([9; 32]), &relay.greeting()), LoginError::KeyMismatch);
         let forged = [relay.greeting(), header(kind::SERVER_INFO, 40).to_vec(), vec![0; 40]].concat();
         assert_eq!(feed(Some(relay.identity.public), &forged), LoginError::ForgedServerInfo);
+    }
+
+    #[test]
+    fn a_websocket_needs_the_right_answer() {
+        let answer = |headers: &dyn Fn(&str) -> String| {
+            let mut out = Vec::new();
+            let identity = Identity::random().unwrap();
+            let mut login = Login::start(identity, "derp.test", "/derp", Upgrade::WebSocket, &mut out).unwrap();
+            let request = String::from_utf8(out).unwrap();
+            assert!(request.contains("\r\nSec-WebSocket-Protocol: derp\r\n"));
+            let (_, key) = request.split_once("Sec-WebSocket-Key: ").unwrap();
+            let head = format!("HTTP/1.1 101 x\r\n{}\r\n\r\n", headers(key.lines().next().unwrap()));
+            login.feed(head.as_bytes(), &mut Vec::new())
+        };
+        let good = |key: &str| format!("sec-websocket-accept: {}\r\nSec-WebSocket-Protocol: derp", ws::accept(key));
+        assert_eq!(answer(&good), Ok(false));
+        assert_eq!(answer(&|_| good("another")), Err(LoginError::WrongAccept));
+        assert_eq!(answer(&|_| "Upgrade: DERP".into()), Err(LoginError::WrongAccept));
+        let bare = |key: &str| format!("Sec-WebSocket-Accept: {}", ws::accept(key));
+        assert_eq!(answer(&bare), Err(LoginError::NoSubprotocol));
     }
 }

@@ -1,21 +1,20 @@
 //! What the connections bring: logins, packets, errors.
 
 use super::dial::{Dial, Scratch};
-use super::poller::Ready;
-use super::{Conn, Engine, watch};
+use super::poller::{Interest, Ready};
+use super::{Conn, Engine, churn, watch};
 use crate::derp::frame::{header, kind};
-use crate::error::{ConnError, Error, Who};
-use crate::traffic::Violation;
+use crate::error::{ConnError, Error, Role, Who};
 
 impl Engine<'_> {
     /// Keeps as many logins in progress as the plan allows.
     pub(super) fn dial_more(&mut self) -> Result<(), Error> {
-        while self.dialing < self.plan.login_concurrency && self.up + self.dialing < self.conns.len() {
+        while self.dialing < self.logins_at_once && self.up + self.dialing < self.conns.len() {
             let token = self.up + self.dialing;
             let identity = self.identities[token].clone();
-            let dial = Dial::start(&self.plan.target, identity, self.now())
+            let dial = Dial::start(self.target(token), identity, self.now())
                 .and_then(|dial| {
-                    self.poller.add(&dial.transport, token, true)?;
+                    self.poller.add(&dial.transport, token, Interest::BOTH)?;
                     Ok(dial)
                 })
                 .map_err(|source| self.login_failed(token, "connecting", source))?;
@@ -26,21 +25,26 @@ impl Engine<'_> {
     }
 
     pub(super) fn on_ready(&mut self, ready: Ready) -> Result<(), Error> {
+        if ready.token >= churn::FIRST_TOKEN {
+            self.on_churn(ready);
+            return Ok(());
+        }
         let result = match &self.conns[ready.token] {
-            Conn::Waiting => Ok(()),
+            Conn::Waiting | Conn::Gone => Ok(()),
             Conn::Dialing(_) => return self.on_dialing(ready),
             Conn::Up(_) => self.on_up(ready),
         };
-        result.map_err(|source| self.broken(ready.token, source))
+        result.or_else(|source| self.broken(ready.token, source))
     }
 
     fn on_dialing(&mut self, ready: Ready) -> Result<(), Error> {
+        let target = &self.plan.targets[self.layout.conns[ready.token].target];
         let Conn::Dialing(dial) = &mut self.conns[ready.token] else {
             return Ok(());
         };
         let stage = dial.waiting_for();
         let scratch = Scratch { rx: &mut self.rx, tx: &mut self.tx };
-        let result = dial.advance(&self.plan.target, ready, scratch).and_then(|complete| {
+        let result = dial.advance(target, ready, scratch).and_then(|complete| {
             watch(&self.poller, ready.token, &mut dial.transport)?;
             Ok(complete)
         });
@@ -51,83 +55,118 @@ impl Engine<'_> {
             Ok(true) => {}
         }
         let now = self.now();
-        self.stats.logins.saturating_record(now - started);
+        self.logins.saturating_record(now - started);
         self.dialing -= 1;
         self.up += 1;
-        self.progress.show(self.up);
+        let reads = !matches!(self.who(ready.token).role, Role::SlowReceiver | Role::StalledReceiver);
         if let Conn::Dialing(dial) = std::mem::replace(&mut self.conns[ready.token], Conn::Waiting) {
-            self.conns[ready.token] = Conn::Up(Box::new(dial.finish()));
+            let mut up = dial.finish();
+            up.0.reads = reads;
+            watch(&self.poller, ready.token, &mut up.0)
+                .map_err(|source| self.login_failed(ready.token, stage, source))?;
+            self.conns[ready.token] = Conn::Up(Box::new(up));
         }
         Ok(())
     }
 
     fn on_up(&mut self, ready: Ready) -> Result<(), ConnError> {
-        let who = self.who(ready.token);
         let Conn::Up(up) = &mut self.conns[ready.token] else {
             return Ok(());
         };
-        let (transport, deframer) = &mut **up;
-        if ready.read {
-            let mut pongs: Vec<[u8; 8]> = Vec::new();
-            let Self { pairs, stats, clock, last_arrival, .. } = self;
-            transport.receive(&mut self.rx, |plain| {
-                // One look at the clock for all that came in one record.
-                let now = clock.elapsed().as_nanos() as u64;
-                deframer.feed(plain, |kind, payload| {
-                    match kind {
-                        kind::RECV_PACKET => {
-                            let Who::Receiver(pair) = who else {
-                                return Err(Violation::Misdelivered.into());
-                            };
-                            pairs.on_packet(pair, payload, now, stats)?;
-                            *last_arrival = now;
-                        }
-                        kind::PING => pongs.extend(payload.first_chunk::<8>()),
-                        other => stats.other_frame(other),
-                    }
-                    Ok::<(), ConnError>(())
-                })
-            })?;
-            if !pongs.is_empty() || transport.owes_write() {
-                transport.write(&mut self.tx, |writer| {
-                    for pong in &pongs {
-                        writer.put(&header(kind::PONG, pong.len()));
-                        writer.put(pong);
-                    }
-                })?;
-            }
+        let reads = up.0.reads;
+        if ready.failed && !reads {
+            return Err(ConnError::Closed);
         }
+        if ready.read && reads {
+            self.receive(ready.token, usize::MAX)?;
+        }
+        let Conn::Up(up) = &mut self.conns[ready.token] else {
+            return Ok(());
+        };
+        let transport = &mut up.0;
         if ready.write {
             transport.flush()?;
         }
         watch(&self.poller, ready.token, transport)?;
-        if ready.write
-            && !transport.is_blocked()
-            && let Who::Sender(pair) = who
-        {
-            self.unblocked(pair)?;
+        if ready.write && !transport.is_blocked() {
+            self.unblocked(ready.token)?;
+        }
+        Ok(())
+    }
+
+    /// Takes what has arrived on a connection, at most `limit` bytes of it, and answers pings.
+    fn receive(&mut self, token: usize, limit: usize) -> Result<(), ConnError> {
+        let Self { conns, flows, stats, clock, last_arrival, rx, tx, .. } = self;
+        let Conn::Up(up) = &mut conns[token] else {
+            return Ok(());
+        };
+        let (transport, deframer) = &mut **up;
+        let slow = !transport.reads;
+        let mut pongs: Vec<[u8; 8]> = Vec::new();
+        transport.receive(rx, limit, |plain| {
+            // One look at the clock for all that came in one record.
+            let now = clock.elapsed().as_nanos() as u64;
+            deframer.feed(plain, |kind, payload| {
+                match kind {
+                    kind::RECV_PACKET => {
+                        flows.on_packet(token, payload, now, stats)?;
+                        // Nobody waits for the end of what a slow receiver still has before it.
+                        *last_arrival = if slow { *last_arrival } else { now };
+                    }
+                    kind::PING => pongs.extend(payload.first_chunk::<8>()),
+                    other => stats.other_frame(other),
+                }
+                Ok::<(), ConnError>(())
+            })
+        })?;
+        if !pongs.is_empty() || transport.owes_write() {
+            transport.write(tx, |writer| {
+                for pong in &pongs {
+                    writer.put(&header(kind::PONG, pong.len()));
+                    writer.put(pong);
+                }
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Slow receivers read as much as their time allows.
+    pub(super) fn read_slowly(&mut self, now: u64) -> Result<(), Error> {
+        let passed = now.saturating_sub(self.slow_read_at);
+        let allowed = u128::from(self.plan.slow.read) * u128::from(passed) / 1_000_000_000;
+        self.slow_read_at = now;
+        for index in 0..self.slow_receivers.len() {
+            let token = self.slow_receivers[index];
+            self.receive(token, allowed as usize).or_else(|source| self.broken(token, source))?;
         }
         Ok(())
     }
 
     pub(super) fn login_failed(&self, token: usize, stage: &'static str, source: ConnError) -> Error {
-        Error::Login { who: self.who(token), addr: self.plan.target.addr, stage, source: Box::new(source) }
+        Error::Login { who: self.who(token), addr: self.target(token).addr, stage, source: Box::new(source) }
     }
 
-    pub(super) fn broken(&self, token: usize, source: ConnError) -> Error {
+    /// A relay may end a connection that does not take its packets, and that of who floods it.
+    pub(super) fn broken(&mut self, token: usize, source: ConnError) -> Result<(), Error> {
         let who = self.who(token);
         match source {
-            ConnError::Wrong(source) => Error::Wrong { who, source },
-            source => Error::Lost { who, source },
+            ConnError::Wrong(source) => Err(Error::Wrong { who, source }),
+            ConnError::Io(_) | ConnError::Closed
+                if matches!(who.role, Role::SlowReceiver | Role::StalledReceiver | Role::StalledSender) =>
+            {
+                self.conns[token] = Conn::Gone;
+                self.stats.disconnected(who.role);
+                Ok(())
+            }
+            source => Err(Error::Lost { who, source }),
         }
     }
 
     fn who(&self, token: usize) -> Who {
-        let pairs = self.plan.pairs;
-        match token {
-            _ if token < pairs => Who::Sender(token),
-            _ if token < 2 * pairs => Who::Receiver(token - pairs),
-            _ => Who::Idle(token - 2 * pairs),
-        }
+        self.layout.conns[token].who
+    }
+
+    fn target(&self, token: usize) -> &crate::cli::Target {
+        &self.plan.targets[self.layout.conns[token].target]
     }
 }

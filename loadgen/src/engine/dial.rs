@@ -4,7 +4,7 @@ use super::poller::Ready;
 use super::transport::Transport;
 use crate::cli::Target;
 use crate::derp::frame::Deframer;
-use crate::derp::login::{Identity, Login};
+use crate::derp::login::{Identity, Login, Upgrade};
 use crate::error::ConnError;
 use crate::tls::handshake::Handshake;
 
@@ -45,16 +45,14 @@ impl Dial {
             Stage::Handshake(identity, mut handshake) => {
                 self.transport.flush()?;
                 let mut complete = false;
-                self.transport.receive(rx, |bytes| {
+                self.transport.receive(rx, usize::MAX, |bytes| {
                     complete = handshake.feed(bytes, tx)?;
                     Ok(())
                 })?;
                 if complete {
                     let established = handshake.finish()?;
                     self.transport.start_tls(established.records, established.leftover);
-                    let fast = target.tls.as_ref().is_some_and(|tls| tls.fast_start);
-                    let relay_key = established.relay_key.filter(|_| fast);
-                    self.login(target, identity, relay_key, tx)?;
+                    self.login(target, identity, target.upgrade(established.relay_key), tx)?;
                 } else {
                     self.transport.write_raw(tx)?;
                     self.stage = Stage::Handshake(identity, handshake);
@@ -64,7 +62,7 @@ impl Dial {
                 self.transport.flush()?;
                 let mut complete = false;
                 let mut reply = Vec::new();
-                self.transport.receive(rx, |bytes| {
+                self.transport.receive(rx, usize::MAX, |bytes| {
                     complete = login.feed(bytes, &mut reply)?;
                     Ok(())
                 })?;
@@ -80,9 +78,13 @@ impl Dial {
     }
 
     /// Only after `advance` has returned true.
-    pub fn finish(self) -> (Transport, Deframer) {
+    pub fn finish(mut self) -> (Transport, Deframer) {
         let deframer = match self.stage {
-            Stage::Login(login) => login.into_deframer(),
+            Stage::Login(login) => {
+                let (deframer, websocket) = login.into_parts();
+                self.transport.websocket = websocket.map(Box::new);
+                deframer
+            }
             _ => Deframer::default(),
         };
         (self.transport, deframer)
@@ -99,7 +101,7 @@ impl Dial {
 
     fn connected(&mut self, target: &Target, identity: Identity, tx: &mut Vec<u8>) -> Result<(), ConnError> {
         let Some(tls) = &target.tls else {
-            return self.login(target, identity, None, tx);
+            return self.login(target, identity, target.upgrade(None), tx);
         };
         let mut handshake = Box::new(Handshake::new(&tls.config, &tls.name)?);
         handshake.feed(&[], tx)?;
@@ -113,11 +115,11 @@ impl Dial {
         &mut self,
         target: &Target,
         identity: Identity,
-        relay_key: Option<[u8; 32]>,
+        upgrade: Upgrade,
         tx: &mut Vec<u8>,
     ) -> Result<(), ConnError> {
         let mut request = Vec::new();
-        let login = Login::start(identity, &target.authority, &target.path, relay_key, &mut request)?;
+        let login = Login::start(identity, &target.authority, &target.path, upgrade, &mut request)?;
         self.transport.write_behind(tx, |writer| writer.put(&request))?;
         self.stage = Stage::Login(Box::new(login));
         Ok(())

@@ -1,51 +1,81 @@
-//! Sockets, epoll and the phases of a run.
+//! Sockets, epoll and the phases of a run, on one thread.
 //!
 //! ```text
-//! log in all connections -> warm up -> measure -> drain
+//! log in all connections -> wait for a step -> warm up -> measure -> drain -+
+//!                               ^-------------------------------------------+
 //! ```
 //! One turn: wait, take everything that has arrived, then send whatever may be sent. So packets
 //! that arrive together open windows together, as they would at a client.
 
+mod churn;
 mod conns;
 mod dial;
-mod pairs;
+pub mod first;
+mod flows;
 mod poller;
 mod sending;
-mod setup;
+pub mod setup;
 mod transport;
 
+use std::collections::VecDeque;
+use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::{Duration, Instant};
 
+use hdrhistogram::Histogram;
+
 use crate::cli::{Pace, Plan};
+use crate::crew::{Command, Event, Live, Step};
 use crate::derp::frame::Deframer;
 use crate::derp::login::Identity;
-use crate::error::{ConnError, Error};
-use crate::measure::{Instants, Outcome, Stats};
-use crate::traffic::schedule::Schedule;
+use crate::error::{ConnError, Error, Role};
+use crate::measure::{At, Stats, StepResult, histogram};
+use crate::traffic::schedule::{Schedule, Share};
+use crate::traffic::shape::{Class, Layout};
+use churn::Churn;
 use dial::Dial;
-use pairs::Pairs;
-pub use pairs::Totals;
+use flows::Flows;
 use poller::{Poller, Precision};
+use sending::Paced;
 use transport::Transport;
 
 /// Large enough for what a fast relay puts into a socket between two turns.
 const RX_LEN: usize = 256 * 1024;
 /// How often deadlines that are not part of the load are looked at.
 const TICK: u64 = 20_000_000;
+/// How soon a new step is noticed.
+const COMMAND_TICK: u64 = 1_000_000;
 
-/// Makes the run.
-pub fn run(plan: &Plan) -> Result<Outcome, Error> {
-    setup::process(plan)?;
-    let mut engine = Engine::new(plan)?;
+/// What one thread has to do.
+pub struct Job<'a> {
+    pub plan: &'a Plan,
+    /// Of the whole run's connections and links, those of this thread.
+    pub layout: Layout,
+    /// This thread's part in schedules that are not of links, and in logins.
+    pub worker: usize,
+    pub workers: usize,
+    /// The first thread of a process samples it.
+    pub leads: bool,
+    pub clock: Instant,
+    pub live: &'a Live,
+    pub commands: Receiver<Command>,
+}
+
+/// Does the job: an event for the end of the logins, and one for each step.
+pub fn work(job: Job<'_>, mut tell: impl FnMut(Event)) -> Result<(), Error> {
+    let mut engine = Engine::new(job)?;
     while engine.phase != Phase::Done {
-        engine.turn()?;
+        if let Some(event) = engine.turn()? {
+            tell(event);
+        }
     }
-    Ok(engine.outcome())
+    Ok(())
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Phase {
     Login,
+    /// All are logged in, and nobody sends.
+    Ready,
     Warmup,
     Measure,
     Drain,
@@ -54,176 +84,297 @@ enum Phase {
 
 struct Engine<'a> {
     plan: &'a Plan,
+    job_share: Share,
+    leads: bool,
+    layout: Layout,
     clock: Instant,
+    live: &'a Live,
+    commands: Receiver<Command>,
     poller: Poller,
-    /// Senders, then receivers, then idle clients.
     conns: Vec<Conn>,
     identities: Vec<Identity>,
+    logins_at_once: usize,
     dialing: usize,
     up: usize,
-    pairs: Pairs,
-    schedule: Option<Schedule>,
+    logins: Histogram<u64>,
+    flows: Flows,
+    paced: Vec<Paced>,
+    floods: Vec<usize>,
+    slow_receivers: Vec<usize>,
+    slow_read_at: u64,
+    /// Writes that were due while their sender was blocked, as link and time.
+    backlogs: Vec<VecDeque<(usize, u64)>>,
+    churn: Churn,
     stats: Stats,
-    instants: Instants,
+    /// Process and thread at the beginning of the measured time.
+    from: Option<(Option<At>, Duration)>,
+    measured: Measured,
     phase: Phase,
+    step: Step,
     phase_end: u64,
     next_tick: u64,
     last_arrival: u64,
-    progress: setup::Progress,
     rx: Box<[u8]>,
     tx: Vec<u8>,
+}
+
+/// What the end of the measured time leaves for the end of the step.
+#[derive(Default)]
+struct Measured {
+    at: Option<(At, At)>,
+    seconds: f64,
+    busy: f64,
 }
 
 enum Conn {
     Waiting,
     Dialing(Box<Dial>),
     Up(Box<(Transport, Deframer)>),
+    /// Ended by the relay, which may do so.
+    Gone,
 }
 
 impl<'a> Engine<'a> {
-    fn new(plan: &'a Plan) -> Result<Self, Error> {
-        let total = plan.connections();
-        let identities = setup::identities(total)?;
-        let (senders, others) = identities.split_at(plan.pairs);
-        let keys = senders.iter().zip(others).map(|(a, b)| (a.public, b.public));
+    fn new(job: Job<'a>) -> Result<Self, Error> {
+        let Job { plan, layout, worker, workers, leads, clock, live, commands } = job;
+        let identities = setup::identities(layout.conns.len())?;
+        let keys: Vec<_> = identities.iter().map(|identity| identity.public).collect();
+        let flows = Flows::new(plan, &layout, &keys);
+        let slow = |at: &usize| layout.conns[*at].who.role == Role::SlowReceiver;
         Ok(Self {
-            pairs: Pairs::new(plan, keys),
-            clock: Instant::now(),
+            job_share: Share { mine: 1, total: workers as u64 },
+            logins_at_once: (plan.login_concurrency / workers + usize::from(worker < plan.login_concurrency % workers))
+                .max(1),
+            clock,
             poller: Poller::new().map_err(|source| Error::System { what: "cannot set up epoll", source })?,
-            conns: std::iter::repeat_with(|| Conn::Waiting).take(total).collect(),
+            conns: std::iter::repeat_with(|| Conn::Waiting).take(layout.conns.len()).collect(),
             dialing: 0,
             up: 0,
-            schedule: None,
+            logins: histogram(),
+            paced: Vec::new(),
+            floods: flows.of_class(Class::Stalled),
+            slow_receivers: (0..layout.conns.len()).filter(slow).collect(),
+            slow_read_at: 0,
+            backlogs: vec![VecDeque::new(); layout.conns.len()],
+            churn: Churn::default(),
             stats: Stats::new(),
-            instants: Instants::start(plan.relay_pid)?,
+            from: None,
+            measured: Measured::default(),
             phase: Phase::Login,
+            step: Step::default(),
             phase_end: u64::MAX,
             next_tick: 0,
             last_arrival: 0,
-            progress: setup::Progress::new(total),
             rx: vec![0; RX_LEN].into(),
             tx: Vec::with_capacity(RX_LEN),
             plan,
+            leads,
+            layout,
+            live,
+            commands,
+            flows,
             identities,
         })
     }
 
-    fn turn(&mut self) -> Result<(), Error> {
+    fn turn(&mut self) -> Result<Option<Event>, Error> {
         let now = self.now();
         let (limit, precision) = self.patience(now);
         self.poller.wait(limit, precision).map_err(|source| Error::System { what: "epoll failed", source })?;
+        self.stats.series.at(self.now());
         for index in 0..self.poller.count() {
             if let Some(ready) = self.poller.ready(index) {
                 self.on_ready(ready)?;
             }
         }
         let now = self.now();
-        if self.phase == Phase::Login {
-            self.dial_more()?;
-        } else if matches!(self.phase, Phase::Warmup | Phase::Measure) {
-            self.send_ready()?;
-            self.send_due()?;
-        }
         if now >= self.next_tick {
             self.next_tick = now + TICK;
             self.on_tick(now)?;
         }
-        self.next_phase()
+        // Before sending: what is due at the beginning of the measured time is measured.
+        let event = self.next_phase()?;
+        if self.phase == Phase::Login {
+            self.dial_more()?;
+        } else if self.loads() && self.now() >= self.step.begin {
+            self.send_ready()?;
+            self.send_due()?;
+            self.send_beside()?;
+            self.begin_logins()?;
+        }
+        if self.sends() {
+            self.send_replies()?;
+        }
+        Ok(event)
+    }
+
+    fn loads(&self) -> bool {
+        matches!(self.phase, Phase::Warmup | Phase::Measure)
     }
 
     fn now(&self) -> u64 {
         self.clock.elapsed().as_nanos() as u64
     }
 
+    /// Replies are sent to the end.
+    fn sends(&self) -> bool {
+        matches!(self.phase, Phase::Warmup | Phase::Measure | Phase::Drain)
+    }
+
     /// How long nothing needs to be done unless something arrives.
     fn patience(&self, now: u64) -> (Duration, Precision) {
-        let spins = self.plan.spin && matches!(self.phase, Phase::Warmup | Phase::Measure);
-        if spins || self.pairs.has_ready() {
+        if self.loads() && (self.plan.spin || self.flows.has_ready() || self.has_room_to_flood()) {
             return (Duration::ZERO, Precision::Coarse);
         }
-        let until = self.next_tick.min(self.phase_end);
-        let (until, precision) = match &self.schedule {
-            Some(schedule) if schedule.due() < until => (schedule.due(), Precision::Fine),
+        let mut until = self.next_tick.min(self.phase_end);
+        if self.phase == Phase::Ready {
+            until = until.min(now + COMMAND_TICK);
+        }
+        let due = self.paced.iter().map(Paced::due).chain(self.churn.due()).min();
+        let (until, precision) = match due {
+            Some(due) if due < until => (due, Precision::Fine),
             _ => (until, Precision::Coarse),
         };
         (Duration::from_nanos(until.saturating_sub(now)), precision)
     }
 
-    fn next_phase(&mut self) -> Result<(), Error> {
+    fn next_phase(&mut self) -> Result<Option<Event>, Error> {
         let now = self.now();
         match self.phase {
             Phase::Login if self.up == self.conns.len() => {
-                self.progress.finish();
-                self.instants.logged_in(now)?;
-                self.pairs.start(now);
-                if let Pace::Rate(rate) = self.plan.pace
-                    && self.pairs.len() > 0
-                {
-                    self.schedule = Some(Schedule::new(now, rate, self.plan.burst));
-                }
-                self.enter(Phase::Warmup, now, self.plan.warmup);
+                self.enter(Phase::Ready, u64::MAX);
+                return Ok(Some(Event::LoggedIn(self.logins.clone())));
             }
-            Phase::Warmup if now >= self.phase_end => {
-                self.pairs.start_measuring();
-                self.instants.measure_from(now)?;
-                self.stats.measuring = true;
-                self.enter(Phase::Measure, now, self.plan.duration);
-            }
-            Phase::Measure if now >= self.phase_end => {
-                self.schedule = None;
-                self.pairs.stop_measuring(&mut self.stats);
-                self.stats.measuring = false;
-                self.instants.measure_to(now)?;
-                self.last_arrival = now;
-                self.enter(Phase::Drain, now, Duration::MAX);
-            }
+            Phase::Ready => match self.commands.try_recv() {
+                Ok(Command::Step(step)) => self.begin(step),
+                Err(TryRecvError::Empty) => {}
+                Ok(Command::Finish) | Err(TryRecvError::Disconnected) => self.phase = Phase::Done,
+            },
+            Phase::Warmup if now >= self.phase_end => self.start_measuring(now)?,
+            Phase::Measure if now >= self.phase_end => self.stop_measuring(now)?,
             Phase::Drain => {
-                let silent = now.saturating_sub(self.last_arrival);
-                if self.pairs.is_drained() || silent >= self.plan.stall.as_nanos() as u64 {
-                    self.phase = Phase::Done;
+                let silent = now.saturating_sub(self.last_arrival) >= self.plan.stall.as_nanos() as u64;
+                if (self.flows.is_drained() || silent) && self.churn.is_drained() {
+                    self.enter(Phase::Ready, u64::MAX);
+                    return Ok(Some(Event::Stepped(Box::new(self.result()))));
                 }
             }
             _ => {}
         }
+        Ok(None)
+    }
+
+    fn begin(&mut self, step: Step) {
+        let begin = step.begin.max(self.now());
+        self.step = step;
+        self.stats = Stats::new();
+        self.slow_read_at = begin;
+        self.flows.start(begin);
+        let share = |links: &[usize], class: Class| Share {
+            mine: links.len() as u64,
+            total: self.plan.links_of(class).max(1) as u64,
+        };
+        self.paced.clear();
+        let main = self.flows.of_class(Class::Main);
+        if let (Pace::Rate(rate), false) = (self.plan.pace, main.is_empty()) {
+            let rate = self.step.rate.unwrap_or(rate);
+            let schedule = Schedule::new(begin, rate, self.plan.burst, share(&main, Class::Main));
+            self.paced.push(Paced::new(schedule, main, true));
+        }
+        let disco = self.flows.of_class(Class::Disco);
+        if !disco.is_empty() {
+            let schedule = Schedule::new(begin, self.plan.disco, 1, share(&disco, Class::Disco));
+            self.paced.push(Paced::new(schedule, disco, false));
+        }
+        if self.plan.churn > 0 {
+            self.churn.start(Schedule::new(begin, self.plan.churn, 1, self.job_share));
+        }
+        self.enter(Phase::Warmup, begin.saturating_add(self.step.warmup));
+    }
+
+    fn start_measuring(&mut self, now: u64) -> Result<(), Error> {
+        self.flows.start_measuring();
+        let at = self.leads.then(|| At::now(self.plan.relay_pid, now)).transpose()?;
+        self.from = Some((at, thread_time()));
+        let now = self.now();
+        self.stats.measure_from(now);
+        self.enter(Phase::Measure, now.saturating_add(self.step.duration));
         Ok(())
     }
 
-    fn enter(&mut self, phase: Phase, now: u64, length: Duration) {
-        let length = u64::try_from(length.as_nanos()).unwrap_or(u64::MAX);
+    fn stop_measuring(&mut self, now: u64) -> Result<(), Error> {
+        self.paced.clear();
+        self.churn.stop();
+        self.flows.stop_measuring();
+        self.drop_backlogs();
+        let seconds = self.stats.measure_to(now);
+        if let Some((from, busy)) = self.from.take() {
+            let to = self.leads.then(|| At::now(self.plan.relay_pid, now)).transpose()?;
+            self.measured = Measured {
+                at: from.zip(to),
+                seconds,
+                busy: thread_time().saturating_sub(busy).as_secs_f64() / seconds.max(1e-9),
+            };
+        }
+        self.last_arrival = self.now();
+        self.enter(Phase::Drain, u64::MAX);
+        Ok(())
+    }
+
+    fn enter(&mut self, phase: Phase, end: u64) {
         self.phase = phase;
-        self.phase_end = now.saturating_add(length);
+        self.phase_end = end;
     }
 
     fn on_tick(&mut self, now: u64) -> Result<(), Error> {
+        self.live.show(self.up, &self.stats);
+        if self.live.is_stopped() {
+            self.phase = Phase::Done;
+            return Ok(());
+        }
         match self.phase {
-            Phase::Login => {
-                let limit = self.plan.login_timeout.as_nanos() as u64;
-                for (token, conn) in self.conns.iter().enumerate() {
-                    if let Conn::Dialing(dial) = conn
-                        && now.saturating_sub(dial.started) > limit
-                    {
-                        let stage = dial.waiting_for();
-                        return Err(self.login_failed(token, stage, ConnError::Timeout));
-                    }
-                }
-            }
-            Phase::Warmup | Phase::Measure => self.pairs.check_stalls(now, &mut self.stats),
-            Phase::Drain | Phase::Done => {}
+            Phase::Login => self.check_dials(now)?,
+            Phase::Warmup | Phase::Measure => self.flows.check_stalls(now, &mut self.stats),
+            Phase::Ready | Phase::Drain | Phase::Done => {}
+        }
+        self.check_logins(now);
+        if self.sends() {
+            self.read_slowly(now)?;
         }
         Ok(())
     }
 
-    fn outcome(self) -> Outcome {
-        Outcome { totals: self.pairs.totals(), stats: self.stats, instants: self.instants }
+    fn check_dials(&self, now: u64) -> Result<(), Error> {
+        let limit = self.plan.login_timeout.as_nanos() as u64;
+        for (token, conn) in self.conns.iter().enumerate() {
+            if let Conn::Dialing(dial) = conn
+                && now.saturating_sub(dial.started) > limit
+            {
+                return Err(self.login_failed(token, dial.waiting_for(), ConnError::Timeout));
+            }
+        }
+        Ok(())
+    }
+
+    fn result(&mut self) -> StepResult {
+        let Measured { at, seconds, busy } = std::mem::take(&mut self.measured);
+        let stats = std::mem::take(&mut self.stats);
+        StepResult { totals: self.flows.totals(), stats, at, seconds, busy }
     }
 }
 
-/// Watches for room in the socket only while something waits for it.
+/// CPU time of this thread.
+fn thread_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs() as u32)
+}
+
+/// Watches for room in the socket only while something waits for it, and reads only who does.
 fn watch(poller: &Poller, token: usize, transport: &mut Transport) -> Result<(), ConnError> {
-    let wanted = transport.is_blocked();
-    if transport.watches_write != wanted {
+    let wanted = poller::Interest { read: transport.reads, write: transport.is_blocked() };
+    if transport.watched != wanted {
         poller.set(&*transport, token, wanted)?;
-        transport.watches_write = wanted;
+        transport.watched = wanted;
     }
     Ok(())
 }

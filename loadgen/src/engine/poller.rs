@@ -24,6 +24,19 @@ pub struct Ready {
     pub token: usize,
     pub read: bool,
     pub write: bool,
+    /// The connection is over in both directions.
+    pub failed: bool,
+}
+
+/// What a connection is watched for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Interest {
+    pub read: bool,
+    pub write: bool,
+}
+
+impl Interest {
+    pub const BOTH: Self = Self { read: true, write: true };
 }
 
 /// How exactly a wait must end.
@@ -44,14 +57,14 @@ impl Poller {
         Ok(Self { epoll, timer, events: Vec::with_capacity(EVENTS) })
     }
 
-    pub fn add(&self, fd: impl AsFd, token: usize, write: bool) -> io::Result<()> {
+    pub fn add(&self, fd: impl AsFd, token: usize, interest: Interest) -> io::Result<()> {
         let data = EventData::new_u64(token as u64);
-        Ok(epoll::add(&self.epoll, fd, data, flags(write))?)
+        Ok(epoll::add(&self.epoll, fd, data, flags(interest))?)
     }
 
-    pub fn set(&self, fd: impl AsFd, token: usize, write: bool) -> io::Result<()> {
+    pub fn set(&self, fd: impl AsFd, token: usize, interest: Interest) -> io::Result<()> {
         let data = EventData::new_u64(token as u64);
-        Ok(epoll::modify(&self.epoll, fd, data, flags(write))?)
+        Ok(epoll::modify(&self.epoll, fd, data, flags(interest))?)
     }
 
     /// Waits until something is ready or `limit` has passed.
@@ -83,12 +96,16 @@ impl Poller {
             token: data.u64() as usize,
             read: failed || flags.contains(EventFlags::IN),
             write: failed || flags.contains(EventFlags::OUT),
+            failed,
         })
     }
 }
 
-fn flags(write: bool) -> EventFlags {
-    if write { EventFlags::IN | EventFlags::OUT } else { EventFlags::IN }
+fn flags(interest: Interest) -> EventFlags {
+    let mut flags = EventFlags::empty();
+    flags.set(EventFlags::IN, interest.read);
+    flags.set(EventFlags::OUT, interest.write);
+    flags
 }
 
 fn timespec(time: Duration) -> Timespec {

@@ -1,10 +1,11 @@
 //! What must be right before the first connection.
 
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io;
 
 use rustix::process::{Resource, Rlimit};
 use rustix::thread::CpuSet;
 
+use super::churn;
 use crate::cli::Plan;
 use crate::derp::login::Identity;
 use crate::error::Error;
@@ -13,10 +14,11 @@ use crate::error::Error;
 const OTHER_FILES: u64 = 32;
 
 pub fn process(plan: &Plan) -> Result<(), Error> {
-    if let Some(cpu) = plan.cpu {
+    if let [cpu] = plan.cpus[..] {
         pin(cpu)?;
     }
-    allow_files(plan.connections() as u64 + OTHER_FILES)
+    let churn = if plan.churn > 0 { churn::MAX_ATTEMPTS as u64 } else { 0 };
+    allow_files(plan.layout.conns.len() as u64 + churn + OTHER_FILES)
 }
 
 pub fn identities(count: usize) -> Result<Vec<Identity>, Error> {
@@ -24,14 +26,14 @@ pub fn identities(count: usize) -> Result<Vec<Identity>, Error> {
     identities.map_err(|err| Error::System { what: "cannot make random keys", source: io::Error::other(err) })
 }
 
-fn pin(cpu: usize) -> Result<(), Error> {
+pub fn pin(cpu: usize) -> Result<(), Error> {
     if cpu >= CpuSet::MAX_CPU {
-        return Err(Error::Usage(format!("--cpu {cpu} is beyond any processor")));
+        return Err(Error::Usage(format!("--cpu or --cpus: {cpu} is beyond any processor")));
     }
     let mut set = CpuSet::new();
     set.set(cpu);
     rustix::thread::sched_setaffinity(None, &set).map_err(|errno| Error::System {
-        what: "cannot stay on the processor given with --cpu: is it there, and allowed to us?",
+        what: "cannot stay on the processor given with --cpu or --cpus: is it there, and allowed to us?",
         source: errno.into(),
     })
 }
@@ -47,28 +49,4 @@ fn allow_files(needed: u64) -> Result<(), Error> {
         Rlimit { current: Some(needed), maximum: if enough(limit.maximum) { limit.maximum } else { Some(needed) } };
     rustix::process::setrlimit(Resource::Nofile, wanted)
         .map_err(|_| Error::TooManyFiles { needed, limit: limit.maximum.unwrap_or(u64::MAX) })
-}
-
-/// Says how far the logins are: on a terminal only, and not for every one.
-pub struct Progress {
-    total: usize,
-    enabled: bool,
-}
-
-impl Progress {
-    pub fn new(total: usize) -> Self {
-        Self { total, enabled: total >= 500 && io::stderr().is_terminal() }
-    }
-
-    pub fn show(&self, up: usize) {
-        if self.enabled && up.is_multiple_of(100) {
-            let _ = write!(io::stderr(), "\rlogged in {up} of {}", self.total);
-        }
-    }
-
-    pub fn finish(&self) {
-        if self.enabled {
-            let _ = write!(io::stderr(), "\r\x1b[K");
-        }
-    }
 }

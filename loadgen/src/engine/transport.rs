@@ -6,6 +6,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
+use super::poller::Interest;
+use crate::derp::ws::WebSocket;
 use crate::error::ConnError;
 use crate::tls::record::{RecordLayer, StreamWriter};
 
@@ -15,12 +17,16 @@ const READS_PER_TURN: usize = 4;
 pub struct Transport {
     stream: TcpStream,
     tls: Option<Box<RecordLayer>>,
+    /// Set when the login is complete: until then, the login speaks for itself.
+    pub websocket: Option<Box<WebSocket>>,
     /// The start of a record whose end has not come.
     carry: Vec<u8>,
     /// What the socket did not take.
     pending: Vec<u8>,
     /// What the poller was last told to watch.
-    pub watches_write: bool,
+    pub watched: Interest,
+    /// Whether what arrives is read as soon as it does.
+    pub reads: bool,
 }
 
 impl Transport {
@@ -37,7 +43,15 @@ impl Transport {
             Ok(()) | Err(rustix::io::Errno::INPROGRESS) => {}
             Err(errno) => return Err(errno.into()),
         }
-        Ok(Self { stream: socket.into(), tls: None, carry: Vec::new(), pending: Vec::new(), watches_write: true })
+        Ok(Self {
+            stream: socket.into(),
+            tls: None,
+            websocket: None,
+            carry: Vec::new(),
+            pending: Vec::new(),
+            watched: Interest::BOTH,
+            reads: true,
+        })
     }
 
     pub fn connected(&self) -> Result<(), ConnError> {
@@ -53,23 +67,35 @@ impl Transport {
         self.carry = leftover;
     }
 
-    /// Hands on what has arrived. `buf` is any scratch space; the larger, the fewer system calls.
+    /// Hands on what has arrived, at most `limit` bytes of it. `buf` is any scratch space; the
+    /// larger, the fewer system calls.
     pub fn receive(
         &mut self,
         buf: &mut [u8],
+        mut limit: usize,
         mut on_plain: impl FnMut(&[u8]) -> Result<(), ConnError>,
     ) -> Result<(), ConnError> {
+        let Self { websocket, .. } = self;
+        let mut on_plain = |plain: &[u8]| match websocket {
+            None => on_plain(plain),
+            Some(websocket) => websocket.open(plain, &mut on_plain),
+        };
         for _ in 0..READS_PER_TURN {
+            if limit == 0 {
+                break;
+            }
             let held = self.carry.len();
             buf[..held].copy_from_slice(&self.carry);
-            let read = match self.stream.read(&mut buf[held..]) {
+            let room = limit.min(buf.len() - held);
+            let read = match self.stream.read(&mut buf[held..held + room]) {
                 Ok(0) => return Err(ConnError::Closed),
                 Ok(read) => read,
                 Err(err) if err.kind() == io::ErrorKind::WouldBlock => break,
                 Err(err) if err.kind() == io::ErrorKind::Interrupted => continue,
                 Err(err) => return Err(err.into()),
             };
-            let full = held + read == buf.len();
+            limit -= read;
+            let full = read == room;
             let bytes = &mut buf[..held + read];
             match &mut self.tls {
                 None => on_plain(bytes)?,
@@ -102,6 +128,17 @@ impl Transport {
         scratch: &mut Vec<u8>,
         fill: impl FnOnce(&mut StreamWriter<'_>),
     ) -> Result<(), ConnError> {
+        if let Some(websocket) = &mut self.websocket {
+            // The length of a message goes ahead of it: a copy that only WebSockets pay for.
+            let mut stream = Vec::new();
+            let mut writer = StreamWriter::new(None, &mut stream)?;
+            fill(&mut writer);
+            writer.finish();
+            let mut writer = StreamWriter::new(self.tls.as_deref_mut(), scratch)?;
+            websocket.seal(&mut stream, |piece| writer.put(piece));
+            writer.finish();
+            return self.write_raw(scratch);
+        }
         let mut writer = StreamWriter::new(self.tls.as_deref_mut(), scratch)?;
         fill(&mut writer);
         writer.finish();
@@ -137,6 +174,7 @@ impl Transport {
     /// The relay waits for something that even an empty write brings.
     pub fn owes_write(&self) -> bool {
         self.tls.as_ref().is_some_and(|tls| tls.owes_key_update())
+            || self.websocket.as_ref().is_some_and(|websocket| websocket.owes_write())
     }
 
     fn try_write(&mut self, bytes: &[u8]) -> Result<usize, ConnError> {

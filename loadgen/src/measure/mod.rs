@@ -1,154 +1,132 @@
 //! What is counted, and the instants between which it is counted.
 
+pub mod hdr;
+pub mod plot;
 pub mod proc;
 pub mod report;
+pub mod series;
+mod stats;
+pub mod strace;
 mod table;
+pub mod verdict;
 
 use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
 
-use crate::derp::frame::kind;
-use crate::engine::Totals;
+use crate::crew::find::Found;
 use crate::error::Error;
-use proc::Sample;
+use crate::traffic::shape::Class;
+use proc::{Sample, Thread};
+use strace::Syscalls;
+
+pub use stats::{ChurnStats, Stats};
 
 /// Everything a run leaves.
 pub struct Outcome {
-    pub totals: Totals,
-    pub stats: Stats,
-    pub instants: Instants,
-}
-
-pub struct Stats {
-    /// Counts by time run only between the two instants of measuring.
-    pub measuring: bool,
-    /// Packets, and bytes of their data, that arrived while measuring.
-    pub delivered: u64,
-    pub delivered_bytes: u64,
-    /// Time from sending (by schedule, where there is one) to arrival, of measured packets.
-    pub latency: Histogram<u64>,
-    /// How long after the schedule the generator came to a write.
-    pub lateness: Histogram<u64>,
+    pub first_packet_ms: Option<f64>,
+    /// Before the first connection, and after the last login.
+    pub start: At,
+    pub logged_in: At,
     /// Time of each login.
     pub logins: Histogram<u64>,
-    /// Packets that were due while a full socket had kept too many others waiting.
-    pub unsent: u64,
-    /// Packets given up because a pair had stopped; some may have arrived later.
-    pub stalled: u64,
-    pub keep_alives: u64,
-    pub peers_gone: u64,
-    pub health: u64,
-    pub restarting: u64,
-    pub unknown_frames: u64,
+    pub found: Option<Found>,
+    pub step: StepResult,
+    pub syscalls: Option<Syscalls>,
+    /// What could not be measured, and why.
+    pub notes: Vec<String>,
 }
 
-impl Stats {
-    pub fn new() -> Self {
+impl Outcome {
+    pub fn without_load(start: At) -> Self {
         Self {
-            measuring: false,
-            delivered: 0,
-            delivered_bytes: 0,
-            latency: histogram(),
-            lateness: histogram(),
+            first_packet_ms: None,
+            logged_in: start.clone(),
+            start,
             logins: histogram(),
-            unsent: 0,
-            stalled: 0,
-            keep_alives: 0,
-            peers_gone: 0,
-            health: 0,
-            restarting: 0,
-            unknown_frames: 0,
-        }
-    }
-
-    pub fn arrived(&mut self, bytes: usize) {
-        if self.measuring {
-            self.delivered += 1;
-            self.delivered_bytes += bytes as u64;
-        }
-    }
-
-    pub fn late(&mut self, by: u64) {
-        if self.measuring {
-            self.lateness.saturating_record(by);
-        }
-    }
-
-    pub fn unsent(&mut self, packets: u64) {
-        if self.measuring {
-            self.unsent += packets;
-        }
-    }
-
-    pub fn stalled(&mut self, packets: u64) {
-        if self.measuring {
-            self.stalled += packets;
-        }
-    }
-
-    pub fn other_frame(&mut self, kind: u8) {
-        match kind {
-            kind::KEEP_ALIVE => self.keep_alives += 1,
-            kind::PEER_GONE => self.peers_gone += 1,
-            kind::HEALTH => self.health += 1,
-            kind::RESTARTING => self.restarting += 1,
-            _ => self.unknown_frames += 1,
+            found: None,
+            step: StepResult::default(),
+            syscalls: None,
+            notes: Vec::new(),
         }
     }
 }
 
-impl Default for Stats {
-    fn default() -> Self {
-        Self::new()
+/// What one step leaves, of one thread or of several.
+#[derive(Default)]
+pub struct StepResult {
+    pub totals: Totals,
+    pub stats: Stats,
+    /// The two instants of measuring.
+    pub at: Option<(At, At)>,
+    pub seconds: f64,
+    /// Share of a processor that the busiest thread used.
+    pub busy: f64,
+}
+
+impl StepResult {
+    pub fn add(&mut self, other: Self) {
+        for (sum, more) in self.totals.0.iter_mut().zip(other.totals.0) {
+            sum.sent += more.sent;
+            sum.arrived += more.arrived;
+        }
+        self.stats.add(&other.stats);
+        self.at = self.at.take().or(other.at);
+        self.seconds = self.seconds.max(other.seconds);
+        self.busy = self.busy.max(other.busy);
     }
 }
+
+/// Measured packets by class.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+pub struct Totals([Total; CLASSES]);
+
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+pub struct Total {
+    pub sent: u64,
+    pub arrived: u64,
+}
+
+impl Totals {
+    pub fn add(&mut self, class: Class, sent: u64, arrived: u64) {
+        let total = &mut self.0[class as usize];
+        total.sent += sent;
+        total.arrived += arrived;
+    }
+
+    pub fn of(&self, class: Class) -> Total {
+        self.0[class as usize]
+    }
+}
+
+pub const CLASSES: usize = 6;
 
 /// One nanosecond to ten minutes, three digits.
-fn histogram() -> Histogram<u64> {
+pub fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, 600_000_000_000, 3).expect("bounds and digits are in range")
 }
 
 /// Both processes at one instant.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct At {
     /// Nanoseconds since the first connection.
     pub time: u64,
     pub own: Sample,
     pub relay: Option<Sample>,
+    pub relay_threads: Vec<Thread>,
 }
 
-/// The borders of the phases.
-#[derive(Debug)]
-pub struct Instants {
-    relay_pid: Option<u32>,
-    pub start: At,
-    pub logged_in: At,
-    pub from: At,
-    pub to: At,
-}
-
-impl Instants {
-    pub fn start(relay_pid: Option<u32>) -> Result<Self, Error> {
-        let start = at(relay_pid, 0)?;
-        Ok(Self { relay_pid, start, logged_in: start, from: start, to: start })
+impl At {
+    pub fn now(relay_pid: Option<u32>, time: u64) -> Result<Self, Error> {
+        let failed = |pid: u32| move |source| Error::Process { pid, source };
+        let own = std::process::id();
+        Ok(Self {
+            time,
+            own: Sample::of(own).map_err(failed(own))?,
+            relay: relay_pid.map(|pid| Sample::of(pid).map_err(failed(pid))).transpose()?,
+            relay_threads: match relay_pid {
+                Some(pid) => proc::threads(pid).map_err(failed(pid))?,
+                None => Vec::new(),
+            },
+        })
     }
-
-    pub fn logged_in(&mut self, now: u64) -> Result<(), Error> {
-        self.logged_in = at(self.relay_pid, now)?;
-        Ok(())
-    }
-
-    pub fn measure_from(&mut self, now: u64) -> Result<(), Error> {
-        self.from = at(self.relay_pid, now)?;
-        Ok(())
-    }
-
-    pub fn measure_to(&mut self, now: u64) -> Result<(), Error> {
-        self.to = at(self.relay_pid, now)?;
-        Ok(())
-    }
-}
-
-fn at(relay_pid: Option<u32>, time: u64) -> Result<At, Error> {
-    let sample = |pid: u32| Sample::of(pid).map_err(|source| Error::Process { pid, source });
-    Ok(At { time, own: sample(std::process::id())?, relay: relay_pid.map(sample).transpose()? })
 }

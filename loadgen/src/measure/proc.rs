@@ -37,6 +37,34 @@ impl Sample {
     }
 }
 
+/// A thread and its user and system time.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Thread {
+    pub id: u32,
+    pub name: String,
+    pub cpu_ns: u64,
+}
+
+/// The threads that live now.
+pub fn threads(pid: u32) -> io::Result<Vec<Thread>> {
+    let ticks = rustix::param::clock_ticks_per_second();
+    let mut threads = Vec::new();
+    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+        // A thread may end while we look.
+        let Ok(stat) = fs::read_to_string(task?.path().join("stat")) else {
+            continue;
+        };
+        threads.push(thread(&stat, ticks).ok_or_else(unreadable)?);
+    }
+    Ok(threads)
+}
+
+fn thread(stat: &str, ticks_per_second: u64) -> Option<Thread> {
+    let (id, rest) = stat.split_once(" (")?;
+    let (name, _) = rest.rsplit_once(')')?;
+    Some(Thread { id: id.parse().ok()?, name: name.into(), cpu_ns: cpu_ns(stat, ticks_per_second)? })
+}
+
 fn unreadable() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, "/proc is not as expected")
 }
@@ -64,6 +92,8 @@ mod tests {
         let stat = "7 (a b) c) S 1 7 7 0 -1 4194560 100 0 0 0 250 50 0 0 20 0 3 0 1 2 3";
         assert_eq!(cpu_ns(stat, 100), Some(3_000_000_000));
         assert_eq!(cpu_ns("7 (x) S 1", 100), None);
+        let named = Thread { id: 7, name: "a b) c".into(), cpu_ns: 3_000_000_000 };
+        assert_eq!(thread(stat, 100), Some(named));
     }
 
     #[test]
@@ -79,5 +109,6 @@ mod tests {
     fn our_own_process_can_be_read() {
         let sample = Sample::of(std::process::id()).unwrap();
         assert!(sample.rss_bytes > 0 && sample.peak_rss_bytes >= sample.rss_bytes);
+        assert!(threads(std::process::id()).unwrap().iter().any(|thread| thread.id == std::process::id()));
     }
 }

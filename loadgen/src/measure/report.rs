@@ -1,18 +1,21 @@
 //! The result, with everything that was measured.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::Path;
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use super::proc::Sample;
-use super::{At, Outcome};
-use crate::cli::{Cipher, Pace, Plan, Version};
+use super::proc::{Sample, Thread};
+use super::series::{SLOT_NS, Slot};
+use super::strace::Syscalls;
+use super::verdict::Verdict;
+use super::{At, Outcome, StepResult, hdr};
+use crate::cli::{Cipher, Pace, Plan, Transport, Version};
+use crate::crew::find::Found;
 use crate::error::Error;
-
-/// Above this share of one processor the generator has no time left to be on time.
-const BUSY: f64 = 0.97;
+use crate::traffic::shape::{Class, Shape};
 
 #[derive(Debug, Serialize)]
 pub struct Report {
@@ -20,6 +23,14 @@ pub struct Report {
     pub plan: PlanReport,
     pub logins: Logins,
     pub packets: Option<Packets>,
+    /// From the first attempt to connect to the first packet between two clients.
+    pub first_packet_ms: Option<f64>,
+    pub find_max: Option<Found>,
+    pub churn: Option<Churn>,
+    pub bulk: Option<Bulk>,
+    pub slow: Option<Slow>,
+    pub stalled: Option<Stalled>,
+    pub disco: Option<Disco>,
     pub frames: Frames,
     pub own: Process,
     pub relay: Option<Process>,
@@ -30,12 +41,22 @@ pub struct Report {
 pub struct PlanReport {
     pub url: String,
     pub tls: Option<&'static str>,
+    /// `derp` or `websocket`.
+    pub transport: &'static str,
+    /// Addresses of the relays.
+    pub relays: Vec<SocketAddr>,
     pub pairs: usize,
     pub idle: usize,
     pub window: Option<u64>,
     pub rate: Option<u64>,
     pub burst: u64,
     pub size: usize,
+    /// Sizes were mixed: `size` is the longest.
+    pub mixed_sizes: bool,
+    /// All loads by number; `pairs` and `idle` are in it again.
+    pub shape: Shape,
+    pub churn: u64,
+    pub disco: u64,
     pub warmup_s: f64,
     pub duration_s: f64,
 }
@@ -66,8 +87,70 @@ pub struct Packets {
     pub per_second: f64,
     pub gbit_per_second: f64,
     pub latency: Times,
+    /// The whole distribution in nanoseconds: HdrHistogram V2, deflated, base64.
+    pub latency_hdr: String,
     /// Only with --rate.
     pub lateness: Option<Times>,
+    /// Packets sent and arrived in each slot of the measured time.
+    pub series: Vec<Slot>,
+    pub series_slot_ms: u64,
+}
+
+/// Complete logins beside the load, begun in the measured time.
+#[derive(Debug, Serialize)]
+pub struct Churn {
+    pub rate: u64,
+    pub started: u64,
+    pub done: u64,
+    pub failed: u64,
+    pub first_failure: Option<String>,
+    /// From when the schedule wanted a login begun to its end.
+    pub time: Times,
+}
+
+/// Packets beside the load that were checked, but not timed.
+#[derive(Debug, Serialize)]
+pub struct Bulk {
+    pub pairs: usize,
+    pub window: u64,
+    pub sent: u64,
+    pub arrived: u64,
+    pub lost: u64,
+    pub loss: f64,
+    /// Packets that arrived in the measured time.
+    pub delivered: u64,
+    pub per_second: f64,
+    pub gbit_per_second: f64,
+}
+
+/// Packets to receivers that read slowly; what has not reached them is dropped or still on its way.
+#[derive(Debug, Serialize)]
+pub struct Slow {
+    pub pairs: usize,
+    pub read_bytes_per_second: u64,
+    pub sent: u64,
+    pub delivered: u64,
+    /// Receivers that the relay disconnected.
+    pub disconnected: u64,
+}
+
+/// The flood to receivers that never read.
+#[derive(Debug, Serialize)]
+pub struct Stalled {
+    pub pairs: usize,
+    /// Bytes of frames that the senders' sockets took in the measured time.
+    pub bytes: u64,
+    pub bytes_per_second: f64,
+    /// Connections of these pairs that the relay ended.
+    pub disconnected: u64,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Disco {
+    pub sent: u64,
+    pub arrived: u64,
+    pub lost: u64,
+    pub latency: Times,
 }
 
 /// Percentiles in microseconds.
@@ -109,42 +192,54 @@ pub struct Process {
     pub rss_end: u64,
     pub rss_peak: u64,
     pub rss_bytes_per_connection: f64,
+    /// Time of each thread in the measured time, busiest first. Only of the relay.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub threads: Vec<ThreadTime>,
+    /// With --strace, of the relay: counted behind the measured time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub syscalls: Option<Syscalls>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub syscalls_per_packet: Option<f64>,
 }
 
 #[derive(Debug, Serialize)]
-pub struct Verdict {
-    /// The schedule was not kept: latencies are the generator's, not the relay's.
-    pub late: bool,
-    pub notes: Vec<String>,
+pub struct ThreadTime {
+    pub name: String,
+    pub cpu_s: f64,
 }
 
 impl Report {
     pub fn new(plan: &Plan, outcome: &Outcome) -> Self {
-        let packets = (plan.pairs > 0).then(|| Packets::new(plan, outcome));
-        let instants = &outcome.instants;
-        let process = |of: fn(&At) -> Option<Sample>| {
-            Some(Process::new(
-                [of(&instants.start)?, of(&instants.logged_in)?, of(&instants.from)?, of(&instants.to)?],
-                instants.to.time - instants.from.time,
-                outcome.stats.delivered,
-                plan.connections(),
-            ))
-        };
-        let own = process(|at| Some(at.own)).expect("the own process is always measured");
-        let relay = process(|at| at.relay);
-        let stats = &outcome.stats;
-        let seconds = instants.logged_in.time as f64 / 1e9;
+        let step = &outcome.step;
+        let packets = (plan.has_measured_load() && step.at.is_some()).then(|| Packets::new(plan, step));
+        let own = process(plan, outcome, |at| Some(at.own)).expect("the own process is always measured");
+        let relay = process(plan, outcome, |at| at.relay).map(|relay| Process {
+            threads: step.at.as_ref().map_or(Vec::new(), thread_times),
+            syscalls: outcome.syscalls.clone(),
+            syscalls_per_packet: outcome.syscalls.as_ref().and_then(Syscalls::per_packet),
+            ..relay
+        });
+        let stats = &step.stats;
+        let seconds = outcome.logged_in.time as f64 / 1e9;
+        let connections = plan.layout.conns.len();
         Self {
             version: env!("CARGO_PKG_VERSION"),
             plan: PlanReport::new(plan),
             logins: Logins {
-                count: plan.connections(),
+                count: connections,
                 seconds,
-                per_second: plan.connections() as f64 / seconds,
-                time: Times::new(&stats.logins),
+                per_second: connections as f64 / seconds.max(1e-9),
+                time: Times::new(&outcome.logins),
             },
-            verdict: Verdict::new(plan, packets.as_ref(), &own, relay.as_ref()),
+            verdict: Verdict::new(plan, outcome, relay.as_ref()),
             packets,
+            first_packet_ms: outcome.first_packet_ms,
+            find_max: outcome.found.clone(),
+            churn: (plan.churn > 0).then(|| Churn::new(plan, step)),
+            bulk: (plan.shape.bulk > 0).then(|| Bulk::new(plan, step)),
+            slow: (plan.shape.slow > 0).then(|| Slow::new(plan, step)),
+            stalled: (plan.shape.stalled > 0).then(|| Stalled::new(plan, step)),
+            disco: (plan.disco > 0).then(|| Disco::new(step)),
             frames: Frames {
                 keep_alive: stats.keep_alives,
                 peer_gone: stats.peers_gone,
@@ -164,6 +259,29 @@ impl Report {
     }
 }
 
+fn process(plan: &Plan, outcome: &Outcome, of: fn(&At) -> Option<Sample>) -> Option<Process> {
+    let (from, to) = outcome.step.at.as_ref().map_or((&outcome.logged_in, &outcome.logged_in), |(a, b)| (a, b));
+    Some(Process::new(
+        [of(&outcome.start)?, of(&outcome.logged_in)?, of(from)?, of(to)?],
+        to.time - from.time,
+        outcome.step.stats.delivered_of_all(),
+        plan.layout.conns.len(),
+    ))
+}
+
+/// Threads that began in the measured time began at zero; those that ended in it are not known.
+fn thread_times((from, to): &(At, At)) -> Vec<ThreadTime> {
+    let before =
+        |thread: &Thread| from.relay_threads.iter().find(|other| other.id == thread.id).map_or(0, |other| other.cpu_ns);
+    let time = |thread: &Thread| ThreadTime {
+        name: thread.name.clone(),
+        cpu_s: thread.cpu_ns.saturating_sub(before(thread)) as f64 / 1e9,
+    };
+    let mut times: Vec<ThreadTime> = to.relay_threads.iter().map(time).collect();
+    times.sort_by(|a, b| b.cpu_s.total_cmp(&a.cpu_s).then_with(|| a.name.cmp(&b.name)));
+    times
+}
+
 impl PlanReport {
     fn new(plan: &Plan) -> Self {
         let (window, rate) = match plan.pace {
@@ -172,13 +290,22 @@ impl PlanReport {
         };
         Self {
             url: plan.url.clone(),
-            tls: plan.target.tls.as_ref().map(|tls| tls_name(tls.version, tls.cipher)),
-            pairs: plan.pairs,
-            idle: plan.idle,
-            window: window.filter(|_| plan.pairs > 0),
-            rate: rate.filter(|_| plan.pairs > 0),
+            tls: plan.targets[0].tls.as_ref().map(|tls| tls_name(tls.version, tls.cipher)),
+            transport: match plan.transport {
+                Transport::Derp => "derp",
+                Transport::Websocket => "websocket",
+            },
+            relays: plan.targets.iter().map(|target| target.addr).collect(),
+            pairs: plan.shape.pairs,
+            idle: plan.shape.idle,
+            window: window.filter(|_| plan.has_measured_load()),
+            rate: rate.filter(|_| plan.has_measured_load()),
             burst: plan.burst,
-            size: plan.size,
+            size: plan.sizes.longest(),
+            mixed_sizes: plan.mixed,
+            shape: plan.shape.clone(),
+            churn: plan.churn,
+            disco: plan.disco,
             warmup_s: plan.warmup.as_secs_f64(),
             duration_s: plan.duration.as_secs_f64(),
         }
@@ -197,23 +324,97 @@ fn tls_name(version: Version, cipher: Cipher) -> &'static str {
 }
 
 impl Packets {
-    fn new(plan: &Plan, outcome: &Outcome) -> Self {
-        let stats = &outcome.stats;
-        let seconds = (outcome.instants.to.time - outcome.instants.from.time) as f64 / 1e9;
-        let lost = outcome.totals.sent - outcome.totals.arrived;
+    fn new(plan: &Plan, step: &StepResult) -> Self {
+        let stats = &step.stats;
+        let seconds = step.seconds;
+        let of_both = |of: &dyn Fn(Class) -> u64| of(Class::Main) + of(Class::Reply);
+        let sent = of_both(&|class| step.totals.of(class).sent);
+        let arrived = of_both(&|class| step.totals.of(class).arrived);
+        let delivered = of_both(&|class| stats.delivered(class));
+        let bytes = of_both(&|class| stats.delivered_bytes(class));
         Self {
             seconds,
-            sent: outcome.totals.sent,
-            arrived: outcome.totals.arrived,
-            lost,
-            loss: lost as f64 / outcome.totals.sent.max(1) as f64,
+            sent,
+            arrived,
+            lost: sent - arrived,
+            loss: (sent - arrived) as f64 / sent.max(1) as f64,
             unsent: stats.unsent,
             stalled: stats.stalled,
-            delivered: stats.delivered,
-            per_second: stats.delivered as f64 / seconds,
-            gbit_per_second: stats.delivered_bytes as f64 * 8.0 / seconds / 1e9,
+            delivered,
+            per_second: delivered as f64 / seconds,
+            gbit_per_second: bytes as f64 * 8.0 / seconds / 1e9,
             latency: Times::new(&stats.latency),
+            latency_hdr: hdr::encode(&stats.latency),
             lateness: matches!(plan.pace, Pace::Rate(_)).then(|| Times::new(&stats.lateness)),
+            series: stats.series.slots().to_vec(),
+            series_slot_ms: SLOT_NS / 1_000_000,
+        }
+    }
+}
+
+impl Churn {
+    fn new(plan: &Plan, step: &StepResult) -> Self {
+        let churn = &step.stats.churn;
+        Self {
+            rate: plan.churn,
+            started: churn.started,
+            done: churn.times.len(),
+            failed: churn.failed,
+            first_failure: churn.first_failure.clone(),
+            time: Times::new(&churn.times),
+        }
+    }
+}
+
+impl Bulk {
+    fn new(plan: &Plan, step: &StepResult) -> Self {
+        let total = step.totals.of(Class::Bulk);
+        let delivered = step.stats.delivered(Class::Bulk);
+        Self {
+            pairs: plan.shape.bulk,
+            window: plan.slow.bulk_window,
+            sent: total.sent,
+            arrived: total.arrived,
+            lost: total.sent - total.arrived,
+            loss: (total.sent - total.arrived) as f64 / total.sent.max(1) as f64,
+            delivered,
+            per_second: delivered as f64 / step.seconds,
+            gbit_per_second: step.stats.delivered_bytes(Class::Bulk) as f64 * 8.0 / step.seconds / 1e9,
+        }
+    }
+}
+
+impl Slow {
+    fn new(plan: &Plan, step: &StepResult) -> Self {
+        Self {
+            pairs: plan.shape.slow,
+            read_bytes_per_second: plan.slow.read,
+            sent: step.totals.of(Class::Slow).sent,
+            delivered: step.stats.delivered(Class::Slow),
+            disconnected: step.stats.slow_disconnected,
+        }
+    }
+}
+
+impl Stalled {
+    fn new(plan: &Plan, step: &StepResult) -> Self {
+        Self {
+            pairs: plan.shape.stalled,
+            bytes: step.stats.stalled_bytes,
+            bytes_per_second: step.stats.stalled_bytes as f64 / step.seconds,
+            disconnected: step.stats.stalled_disconnected,
+        }
+    }
+}
+
+impl Disco {
+    fn new(step: &StepResult) -> Self {
+        let total = step.totals.of(Class::Disco);
+        Self {
+            sent: total.sent,
+            arrived: total.arrived,
+            lost: total.sent - total.arrived,
+            latency: Times::new(&step.stats.disco_latency),
         }
     }
 }
@@ -242,7 +443,7 @@ impl Process {
             cpu_s: cpu_ns / 1e9,
             cpu_share: cpu_ns / measured_ns.max(1) as f64,
             cpu_us_per_packet: (delivered > 0).then(|| cpu_ns / 1e3 / delivered as f64),
-            cpu_us_per_login: (logged_in.cpu_ns - start.cpu_ns) as f64 / 1e3 / connections as f64,
+            cpu_us_per_login: (logged_in.cpu_ns - start.cpu_ns) as f64 / 1e3 / connections.max(1) as f64,
             // A thread that ended takes its switches along.
             voluntary_switches: to.voluntary_switches.saturating_sub(from.voluntary_switches),
             involuntary_switches: to.involuntary_switches.saturating_sub(from.involuntary_switches),
@@ -250,43 +451,10 @@ impl Process {
             rss_logged_in: logged_in.rss_bytes,
             rss_end: to.rss_bytes,
             rss_peak: to.peak_rss_bytes,
-            rss_bytes_per_connection: grown as f64 / connections as f64,
+            rss_bytes_per_connection: grown as f64 / connections.max(1) as f64,
+            threads: Vec::new(),
+            syscalls: None,
+            syscalls_per_packet: None,
         }
-    }
-}
-
-impl Verdict {
-    fn new(plan: &Plan, packets: Option<&Packets>, own: &Process, relay: Option<&Process>) -> Self {
-        let mut notes = Vec::new();
-        let mut late = false;
-        // Whoever spins is always busy; only its lateness tells.
-        let busy = own.cpu_share >= BUSY && !plan.spin;
-        if let Some(lateness) = packets.and_then(|packets| packets.lateness) {
-            let bound_us = plan.max_lateness.as_secs_f64() * 1e6;
-            if lateness.p99_us > bound_us {
-                late = true;
-                notes.push(format!(
-                    "the generator was late: p99 of {:.0} us behind its schedule, \
-                     {bound_us:.0} us are allowed (--max-lateness)",
-                    lateness.p99_us
-                ));
-            }
-            if busy {
-                late = true;
-                notes.push(format!("the generator used {:.0} % of a processor: lower --rate", 100.0 * own.cpu_share));
-            }
-        } else if busy
-            && let Some(relay) = relay
-            && relay.cpu_share < BUSY
-            && plan.pairs > 0
-        {
-            notes.push(format!(
-                "the generator used {:.0} % of a processor and the relay {:.0} %: throughput is the \
-                 generator's limit, CPU per packet is the relay's",
-                100.0 * own.cpu_share,
-                100.0 * relay.cpu_share
-            ));
-        }
-        Self { late, notes }
     }
 }

@@ -14,6 +14,14 @@ impl fmt::Display for Report {
         if let Some(packets) = &self.packets {
             write!(f, "{packets}")?;
         }
+        if let Some(found) = &self.find_max {
+            write!(f, "found       {} packets/s with at most {} % lost", found.rate, 100.0 * found.max_loss)?;
+            writeln!(f, ", in {} tries", found.tries.len())?;
+        }
+        if let Some(ms) = self.first_packet_ms {
+            writeln!(f, "first       packet after {}", Us(ms * 1e3))?;
+        }
+        self.beside(f)?;
         if let Some(relay) = &self.relay {
             process(f, "relay", relay, plan)?;
         }
@@ -28,6 +36,42 @@ impl fmt::Display for Report {
         }
         for note in &self.verdict.notes {
             writeln!(f, "note        {note}")?;
+        }
+        Ok(())
+    }
+}
+
+impl Report {
+    /// The load beside the measured one.
+    fn beside(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(churn) = &self.churn {
+            write!(f, "churn       {} of {} logins, {} failed", churn.done, churn.started, churn.failed)?;
+            writeln!(
+                f,
+                ", p50 {}  p99 {}  max {}",
+                Us(churn.time.p50_us),
+                Us(churn.time.p99_us),
+                Us(churn.time.max_us)
+            )?;
+            if let Some(why) = &churn.first_failure {
+                writeln!(f, "            the first failure: {why}")?;
+            }
+        }
+        if let Some(bulk) = &self.bulk {
+            write!(f, "bulk        {:.0} packets/s, {:.3} Gbit/s", bulk.per_second, bulk.gbit_per_second)?;
+            writeln!(f, ", lost {} of {} ({:.3} %)", bulk.lost, bulk.sent, 100.0 * bulk.loss)?;
+        }
+        if let Some(slow) = &self.slow {
+            write!(f, "slow        {} of {} packets delivered in time", slow.delivered, slow.sent)?;
+            writeln!(f, ", {} receivers disconnected", slow.disconnected)?;
+        }
+        if let Some(stalled) = &self.stalled {
+            write!(f, "stalled     {:.1} MB/s taken", stalled.bytes_per_second / 1e6)?;
+            writeln!(f, ", {} connections ended by the relay", stalled.disconnected)?;
+        }
+        if let Some(disco) = &self.disco {
+            writeln!(f, "disco       {} of {} packets", disco.arrived, disco.sent)?;
+            times(f, "", &disco.latency)?;
         }
         Ok(())
     }
@@ -87,7 +131,16 @@ fn process(f: &mut fmt::Formatter<'_>, name: &str, process: &Process, plan: &Pla
     if plan.idle > 0 {
         write!(f, ", {:.2} KiB per connection", process.rss_bytes_per_connection / 1024.0)?;
     }
-    writeln!(f)
+    if let Some(calls) = process.syscalls_per_packet {
+        write!(f, ", {calls:.3} system calls per packet")?;
+    }
+    writeln!(f)?;
+    if process.threads.len() > 1 {
+        let busy = process.threads.iter().filter(|thread| thread.cpu_s > 0.0).take(8);
+        let busy: Vec<String> = busy.map(|thread| format!("{} {:.2} s", thread.name, thread.cpu_s)).collect();
+        writeln!(f, "            by thread: {}", if busy.is_empty() { "none".into() } else { busy.join(", ") })?;
+    }
+    Ok(())
 }
 
 /// A time with the unit that suits it.

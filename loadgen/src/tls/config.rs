@@ -1,12 +1,11 @@
 //! What we offer a relay, and which certificates we believe.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::{self, CryptoProvider, aws_lc_rs};
-use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{CipherSuite, ClientConfig, DigitallySignedStruct, OtherError, RootCertStore, SignatureScheme, version};
 
@@ -15,16 +14,26 @@ use crate::cli::{Cipher, Version};
 use crate::error::Error;
 
 /// What makes a certificate believable.
-#[derive(Debug)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Trust {
-    Roots(PathBuf),
+    /// Those that the machine believes.
+    System,
+    /// Certificate authorities, in PEM.
+    Roots(String),
     Pin([u8; 32]),
     Any,
 }
 
 /// One version, one cipher, one key exchange (X25519), no resumption: each login is a full
 /// handshake and each packet costs the relay the same work in every run.
-pub fn client(trust: Trust, version: Version, cipher: Cipher) -> Result<Arc<ClientConfig>, Error> {
+///
+/// `checked` is the name that the certificate must have, if not the one that is asked for.
+pub fn client(
+    trust: Trust,
+    checked: Option<ServerName<'static>>,
+    version: Version,
+    cipher: Cipher,
+) -> Result<Arc<ClientConfig>, Error> {
     let mut provider = aws_lc_rs::default_provider();
     provider.cipher_suites.retain(|suite| suites(cipher).contains(&suite.suite()));
     provider.kx_groups = vec![aws_lc_rs::kx_group::X25519];
@@ -33,7 +42,7 @@ pub fn client(trust: Trust, version: Version, cipher: Cipher) -> Result<Arc<Clie
         Version::V12 => &[&version::TLS12],
         Version::V13 => &[&version::TLS13],
     };
-    let verifier = Verifier::new(trust, &provider)?;
+    let verifier = Verifier::new(trust, checked, &provider)?;
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(versions)
         .map_err(|err| Error::TlsSetup(err.into()))?
@@ -69,6 +78,7 @@ fn suites(cipher: Cipher) -> [CipherSuite; 3] {
 #[derive(Debug)]
 struct Verifier {
     chain: Chain,
+    checked: Option<ServerName<'static>>,
     provider: Arc<CryptoProvider>,
 }
 
@@ -80,27 +90,34 @@ enum Chain {
 }
 
 impl Verifier {
-    fn new(trust: Trust, provider: &Arc<CryptoProvider>) -> Result<Self, Error> {
+    fn new(trust: Trust, checked: Option<ServerName<'static>>, provider: &Arc<CryptoProvider>) -> Result<Self, Error> {
         let chain = match trust {
-            Trust::Roots(path) => Chain::Roots(webpki(path, provider)?),
+            Trust::System => Chain::Roots(webpki(system_roots()?, provider)?),
+            Trust::Roots(pem) => Chain::Roots(webpki(given_roots(&pem)?, provider)?),
             Trust::Pin(hash) => Chain::Pin(hash),
             Trust::Any => Chain::Any,
         };
-        Ok(Self { chain, provider: Arc::clone(provider) })
+        Ok(Self { chain, checked, provider: Arc::clone(provider) })
     }
 }
 
-fn webpki(path: PathBuf, provider: &Arc<CryptoProvider>) -> Result<Arc<WebPkiServerVerifier>, Error> {
+fn given_roots(pem: &str) -> Result<RootCertStore, Error> {
     let mut roots = RootCertStore::empty();
-    let certificates = match CertificateDer::pem_file_iter(&path) {
-        Ok(certificates) => certificates,
-        Err(pem::Error::Io(source)) => return Err(Error::File { path, source }),
-        Err(err) => return Err(Error::TlsSetup(TlsError::Pem(err))),
-    };
-    for certificate in certificates {
+    for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
         let certificate = certificate.map_err(|err| Error::TlsSetup(TlsError::Pem(err)))?;
         roots.add(certificate).map_err(|err| Error::TlsSetup(err.into()))?;
     }
+    Ok(roots)
+}
+
+fn system_roots() -> Result<RootCertStore, Error> {
+    let mut roots = RootCertStore::empty();
+    // One unreadable certificate among hundreds is the machine's affair; none at all is ours.
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    if roots.is_empty() { Err(Error::TlsSetup(TlsError::NoSystemRoots)) } else { Ok(roots) }
+}
+
+fn webpki(roots: RootCertStore, provider: &Arc<CryptoProvider>) -> Result<Arc<WebPkiServerVerifier>, Error> {
     WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider))
         .build()
         .map_err(|_| Error::TlsSetup(TlsError::NoCertificate))
@@ -117,7 +134,8 @@ impl ServerCertVerifier for Verifier {
     ) -> Result<ServerCertVerified, rustls::Error> {
         match &self.chain {
             Chain::Roots(webpki) => {
-                webpki.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
+                let name = self.checked.as_ref().unwrap_or(server_name);
+                webpki.verify_server_cert(end_entity, intermediates, name, ocsp_response, now)
             }
             Chain::Pin(pin) => {
                 let hash = ::aws_lc_rs::digest::digest(&::aws_lc_rs::digest::SHA256, end_entity);

@@ -11,6 +11,8 @@ pub enum TlsError {
     Rustls(#[from] rustls::Error),
     #[error("the certificate is not the one given with --pin; its SHA-256 is {0}")]
     WrongPin(String),
+    #[error("this machine names no certificate authorities: give --ca FILE, --pin SHA256 or --insecure")]
+    NoSystemRoots,
     #[error("no certificate in the PEM file")]
     NoCertificate,
     #[error("the PEM file does not parse: {0}")]

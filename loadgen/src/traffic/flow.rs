@@ -34,10 +34,6 @@ impl Flow {
         self.next - 1
     }
 
-    pub fn sent(&self) -> u64 {
-        self.next
-    }
-
     pub fn in_flight(&self) -> u64 {
         self.next - self.settled
     }
@@ -72,9 +68,11 @@ impl Flow {
         self.expected == self.next
     }
 
+    /// Packets from here on are measured, and none of before.
     pub fn start_measuring(&mut self) {
         self.from = self.next;
         self.to = u64::MAX;
+        self.arrived = 0;
     }
 
     pub fn stop_measuring(&mut self) {

@@ -27,7 +27,7 @@ fn connect(version: Version, cipher: Cipher) -> Both {
         .with_single_cert(vec![cert.cert.der().clone()], key.into())
         .unwrap();
     let mut server = ServerConnection::new(Arc::new(config)).unwrap();
-    let config = client(Trust::Any, version, cipher).unwrap();
+    let config = client(Trust::Any, None, version, cipher).unwrap();
     let name = ServerName::try_from("derp.test").unwrap();
     let mut handshake = Handshake::new(&config, &name).unwrap();
     let mut out = Vec::new();
