@@ -32,7 +32,7 @@ struct Budget {
     name: String,
     count: Count,
     /// Flags of what is counted: of derpring-line, or of the generator; for locked instructions, what the names of the
-    /// functions begin with.
+    /// functions begin with, with commas between.
     with: String,
     at_most: f64,
     /// Why this much, and what it was when the budget was set.
@@ -99,7 +99,10 @@ fn count(budget: &Budget, programs: &Programs, work: &Path) -> Result<f64, Error
         Count::Allocations => callgrind::allocations_per_packet(programs.need("line")?, &flags),
         Count::HeapPerSession => heap::bytes_per_session(programs.need("line")?, &flags),
         Count::SystemCalls => syscalls::per_packet(programs, &flags, work),
-        Count::LockedInstructions => locked::in_functions(programs.need("derpring")?, &flags),
+        Count::LockedInstructions => {
+            let names: Vec<&str> = budget.with.split(',').map(str::trim).collect();
+            locked::in_functions(programs.need("derpring")?, &names)
+        }
     }
 }
 

@@ -61,6 +61,9 @@ pub struct Goal {
     pub to_scenario: Option<String>,
     pub at_most: Option<f64>,
     pub at_least: Option<f64>,
+    /// Enough if the better of our relays meets it.
+    #[serde(default)]
+    pub best: bool,
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]

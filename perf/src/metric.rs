@@ -80,6 +80,11 @@ impl Metric {
         }
     }
 
+    /// Whether its ratio to another relay says something.
+    pub fn compares(self) -> bool {
+        !matches!(self, Self::Gbit | Self::Loss | Self::WorkerImbalance | Self::RelayBusy | Self::GeneratorBusy)
+    }
+
     pub fn of(self, report: &Value) -> Option<f64> {
         let at = |pointer: &str, factor: f64| Some(report.pointer(pointer)?.as_f64()? * factor);
         match self {

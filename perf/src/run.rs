@@ -65,6 +65,20 @@ pub fn measure(table: Table<'_>, programs: Programs, folder: &Path, flame: bool)
     let mut record = Record::new(folder)?;
     record.write_info(&info)?;
     let mut samples = Vec::new();
+    // A run that stops half-way has a summary of what there is.
+    let done = rounds(&mut bench, &info, &mut record, &mut samples);
+    let mut plots = draw(&record, &info, &samples, table.references)?;
+    if flame && done.is_ok() {
+        plots.extend(flame::all(&bench, &info, &record)?);
+    }
+    let text = Summary { info: &info, samples: &samples, references: table.references, plots: &plots }.markdown();
+    record.write("summary.md", &text)?;
+    println!("\n{text}\nwritten to {}", record.folder.display());
+    done?;
+    Ok(samples.iter().all(Sample::usable))
+}
+
+fn rounds(bench: &mut Bench, info: &RunInfo, record: &mut Record, samples: &mut Vec<Sample>) -> Result<(), Error> {
     for round in 1..=info.rounds {
         for scenario in &info.scenarios {
             for relay in &info.relays {
@@ -77,14 +91,7 @@ pub fn measure(table: Table<'_>, programs: Programs, folder: &Path, flame: bool)
             }
         }
     }
-    let mut plots = draw(&record, &info, &samples, table.references)?;
-    if flame {
-        plots.extend(flame::all(&bench, &info, &record)?);
-    }
-    let text = Summary { info: &info, samples: &samples, references: table.references, plots: &plots }.markdown();
-    record.write("summary.md", &text)?;
-    println!("\n{text}\nwritten to {}", record.folder.display());
-    Ok(samples.iter().all(Sample::usable))
+    Ok(())
 }
 
 pub fn bench(measuring: &Measuring, programs: Programs, work: &Path) -> Result<Bench, Error> {

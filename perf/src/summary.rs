@@ -31,6 +31,14 @@ pub struct Standing {
     pub to: Option<String>,
 }
 
+impl Standing {
+    /// How far it is from a goal; nothing is farther than what was not measured.
+    fn distance(&self, goal: &Goal) -> f64 {
+        let sign = if goal.at_most.is_some() { 1.0 } else { -1.0 };
+        self.measured.map_or(f64::INFINITY, |spread| sign * spread.median)
+    }
+}
+
 impl Summary<'_> {
     pub fn markdown(&self) -> String {
         let mut out = self.head();
@@ -49,8 +57,12 @@ impl Summary<'_> {
         let mut out = Vec::new();
         for scenario in &self.info.scenarios {
             for goal in &scenario.goals {
-                for relay in self.info.relays.iter().filter(|relay| relay.ours && relay.entry(scenario).is_some()) {
-                    out.push(self.standing(scenario, goal, &relay.name));
+                let ours = self.info.relays.iter().filter(|relay| relay.ours && relay.entry(scenario).is_some());
+                let all = ours.map(|relay| self.standing(scenario, goal, &relay.name));
+                if goal.best {
+                    out.extend(all.min_by(|a, b| a.distance(goal).total_cmp(&b.distance(goal))));
+                } else {
+                    out.extend(all);
                 }
             }
         }
@@ -146,6 +158,9 @@ impl Summary<'_> {
             let _ = write!(out, " {} |", spread.map_or_else(|| "-".to_owned(), cell));
         }
         out.push('\n');
+        if !metric.compares() {
+            return;
+        }
         let mut references: Vec<String> = relays.iter().flat_map(|relay| (self.references)(relay)).collect();
         references.sort();
         references.dedup();
@@ -182,7 +197,8 @@ pub fn reservations(sample: &Sample) -> Vec<String> {
     if let Some((cpu, share)) = sample.before.busy() {
         out.push(format!("processor {cpu} was only {:.0} % idle just before", 100.0 * share));
     }
-    let said = || sample.error.lines().collect::<Vec<_>>().join(" ");
+    // All of it is in samples.jsonl.
+    let said = || sample.error.lines().next().unwrap_or_default().to_owned();
     match sample.status {
         Some(GOOD) => {}
         Some(LATE) => out.push(format!("the generator was late: latencies are its own. {}", said())),
@@ -219,7 +235,8 @@ impl std::fmt::Display for Goal {
             (Some(bound), _) => write!(f, ": at most {}{space}{unit}", number(bound)),
             (_, Some(bound)) => write!(f, ": at least {}{space}{unit}", number(bound)),
             _ => Ok(()),
-        }
+        }?;
+        f.write_str(if self.best { " (the better backend)" } else { "" })
     }
 }
 

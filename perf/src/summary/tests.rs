@@ -117,3 +117,16 @@ fn numbers_have_three_digits_or_all_that_are_whole() {
     }
     assert_eq!(number(-123456.0), "-123,456");
 }
+
+#[test]
+fn the_better_backend_is_enough_where_the_goal_says_so() {
+    let goals = "{ metric = \"cpu-per-packet\", to = \"floor\", at_most = 1.1, best = true }";
+    let mut info = info(vec![scenario("a", goals)]);
+    info.relays.push(relay("epoll", true));
+    let samples = [sample(1, "a", "uring", 2.0), sample(1, "a", "floor", 1.0), sample(1, "a", "epoll", 1.05)];
+    let summary = Summary { info: &info, samples: &samples, references: &to_floor, plots: &[] };
+    let standings = summary.standings();
+    assert_eq!(standings.len(), 1);
+    assert_eq!((&*standings[0].relay, standings[0].met), ("epoll", Some(true)));
+    assert!(standings[0].goal.ends_with("at most 1.10 (the better backend)"));
+}
