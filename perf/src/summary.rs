@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use serde_json::Value;
+
 use crate::config::{Goal, Scenario};
 use crate::metric::Metric;
 use crate::record::RunInfo;
@@ -201,12 +203,19 @@ pub fn reservations(sample: &Sample) -> Vec<String> {
     let said = || sample.error.lines().next().unwrap_or_default().to_owned();
     match sample.status {
         Some(GOOD) => {}
-        Some(LATE) => out.push(format!("the generator was late: latencies are its own. {}", said())),
+        // The generator says by how much, and that latencies are its own then.
+        Some(LATE) => out.push(notes(sample)),
         Some(2) => out.push(format!("the relay delivered something wrong: no figures. {}", said())),
         Some(other) => out.push(format!("the generator gave up with status {other}: {}", said())),
         None => out.push(said()),
     }
     out
+}
+
+fn notes(sample: &Sample) -> String {
+    let notes = sample.report.as_ref().and_then(|report| report.pointer("/verdict/notes")?.as_array());
+    let notes: Vec<&str> = notes.into_iter().flatten().filter_map(Value::as_str).collect();
+    if notes.is_empty() { "the generator was late: latencies are its own".to_owned() } else { notes.join("; ") }
 }
 
 /// One line per sample, as the run goes on.

@@ -97,12 +97,13 @@ fn what_is_to_be_said_against_a_sample_is_said() {
     let mut samples = samples();
     samples[0].before.idle = vec![(0, 1.0), (1, 0.4)];
     samples[1].status = Some(LATE);
+    samples[1].report = Some(json!({ "verdict": { "notes": ["late by 9 ms", "and busy"] } }));
     samples[2] = Sample { status: None, error: "the relay ended".into(), ..samples[2].clone() };
     let info = info(vec![scenario("a", "")]);
     let text = Summary { info: &info, samples: &samples, references: &to_floor, plots: &[] }.markdown();
     for part in [
         "- round 1, a, uring: processor 1 was only 40 % idle just before",
-        "- round 1, a, floor: the generator was late",
+        "- round 1, a, floor: late by 9 ms; and busy",
         "- round 1, b, uring: the relay ended",
     ] {
         assert!(text.contains(part), "{part} is in\n{text}");
