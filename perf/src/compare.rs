@@ -15,8 +15,12 @@ pub fn compare(args: &Compare) -> Result<bool, Error> {
     let scenarios = config::scenarios(&perf.join("scenarios.toml"))?;
     let mut scenarios = config::choose(scenarios, &args.scenarios, args.measuring.quick)?;
     let mut programs = Programs::ours(&[("loadgen", args.loadgen_bin.as_ref())])?;
-    programs.insert("old", find_or_build(&args.old)?);
-    programs.insert("new", find_or_build(&args.new)?);
+    let mut builds = Vec::new();
+    for (name, what) in [("old", &args.old), ("new", &args.new)] {
+        let (path, build) = find_or_build(what)?;
+        programs.insert(name, path);
+        builds.push((name.to_owned(), build));
+    }
     let relays = config::relays(&perf.join("rivals.toml"))?;
     let relays: Vec<Relay> = relays.iter().filter(|relay| relay.ours).flat_map(both).collect();
     for scenario in &mut scenarios {
@@ -28,7 +32,7 @@ pub fn compare(args: &Compare) -> Result<bool, Error> {
     }
     let references = |relay: &str| relay.strip_prefix("new-").map(|name| format!("old-{name}")).into_iter().collect();
     let (measuring, missing) = (&args.measuring, Vec::new());
-    let table = Table { measuring, scenarios, relays, missing, references: &references };
+    let table = Table { measuring, scenarios, relays, missing, references: &references, builds };
     run::measure(table, programs, &args.out, false)
 }
 
@@ -41,14 +45,15 @@ fn both(relay: &Relay) -> [Relay; 2] {
     })
 }
 
-fn find_or_build(what: &str) -> Result<PathBuf, Error> {
+/// The program, and what to call it: a record has no paths of one machine.
+fn find_or_build(what: &str) -> Result<(PathBuf, String), Error> {
     let path = Path::new(what);
     if path.is_file() {
-        return path.canonicalize().map_err(Error::file(path));
+        return Ok((path.canonicalize().map_err(Error::file(path))?, "a given program".to_owned()));
     }
     let commit = git(&["rev-parse", "--verify", "--quiet", &format!("{what}^{{commit}}")])
         .map_err(|_| Error::Config(format!("{what} is neither a program nor a git revision")))?;
-    build_revision(&commit)
+    Ok((build_revision(&commit)?, format!("commit {commit}")))
 }
 
 /// In a work tree of its own, once per commit: two checkouts never share a build folder.

@@ -38,7 +38,8 @@ pub fn run(args: &Run) -> Result<bool, Error> {
         let all = ["derper", "floor"].into_iter().filter(|reference| *reference != relay);
         all.map(str::to_owned).collect()
     };
-    let table = Table { measuring: &args.measuring, scenarios, relays, missing, references: &references };
+    let table =
+        Table { measuring: &args.measuring, scenarios, relays, missing, references: &references, builds: Vec::new() };
     let flame = args.flame;
     measure(table, programs, &folder, flame)
 }
@@ -50,6 +51,8 @@ pub struct Table<'a> {
     pub relays: Vec<Relay>,
     pub missing: Vec<(String, String)>,
     pub references: &'a dyn Fn(&str) -> Vec<String>,
+    /// What a program's version does not say, by the program's name.
+    pub builds: Vec<(String, String)>,
 }
 
 /// Returns whether every sample has figures.
@@ -142,7 +145,9 @@ fn info(table: &Table<'_>, bench: &Bench) -> RunInfo {
     }
     for relay in &table.relays {
         if let Some(program) = bench.programs.get(&relay.program) {
-            versions.push((relay.name.clone(), version(program, relay.go.is_some())));
+            let build = table.builds.iter().find(|(name, _)| *name == relay.program);
+            let build = build.map(|(_, build)| format!(", {build}")).unwrap_or_default();
+            versions.push((relay.name.clone(), version(program, relay.go.is_some()) + &build));
         }
     }
     RunInfo {
