@@ -102,7 +102,7 @@ pub struct Binaries {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Measuring")]
 pub struct Measuring {
-    /// A few scenarios, three short rounds: an impression in under 3 minutes
+    /// A few scenarios, three short rounds: an impression, in under 3 minutes once all is built
     #[arg(long, conflicts_with = "full")]
     pub quick: bool,
     /// All scenarios, five rounds [default]

@@ -53,7 +53,8 @@ fn draw(out: &mut String, row: &Row, y: f64, x: &dyn Fn(f64) -> f64) {
         out,
         "<text x=\"{label_x}\" y=\"{text_y}\" text-anchor=\"end\">{}</text>\n\
          <line x1=\"{from}\" y1=\"{y}\" x2=\"{to}\" y2=\"{y}\" stroke=\"{color}\" stroke-width=\"2\"/>\n\
-         <line x1=\"{goal}\" y1=\"{goal_top}\" x2=\"{goal}\" y2=\"{goal_bottom}\" stroke=\"black\" stroke-width=\"2\"/>\n\
+         <line x1=\"{goal}\" y1=\"{goal_top}\" x2=\"{goal}\" y2=\"{goal_bottom}\" stroke=\"black\" \
+         stroke-width=\"2\"/>\n\
          <circle cx=\"{dot}\" cy=\"{y}\" r=\"4\" fill=\"{color}\"/>\n\
          <text x=\"{value_x}\" y=\"{text_y}\">{}</text>\n",
         escaped(&row.label),

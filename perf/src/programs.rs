@@ -172,7 +172,7 @@ mod tests {
     fn executables_are_found_among_cargos_messages() {
         let messages = "{\"reason\":\"compiler-artifact\",\"target\":{\"name\":\"x\"},\"executable\":null}\n\
                         not json\n\
-                        {\"reason\":\"compiler-artifact\",\"target\":{\"name\":\"relay\"},\"executable\":\"/t/relay\"}\n";
+                        {\"target\":{\"name\":\"relay\"},\"executable\":\"/t/relay\"}\n";
         let found = executables(messages);
         assert_eq!(found.len(), 1);
         assert_eq!(find(&found, "relay").unwrap(), Path::new("/t/relay"));

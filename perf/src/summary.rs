@@ -104,8 +104,8 @@ impl Summary<'_> {
         let mut out = format!(
             "# Relays side by side\n\n{date}, commit {commit}; {} processors ({}), {} MiB, kernel {}, load {:.2} at \
              the start.\n{rounds} interleaved rounds of {seconds} s. TLS 1.3 AES-128-GCM and 1400 B unless said; the \
-             floor is plain TCP. Unless said, relay and generator have a processor each.\n\nMedians over the rounds, in \
-             brackets the least and the greatest. Ratios are taken within a round.\n\n",
+             floor is plain TCP. Unless said, relay and generator have a processor each.\n\nMedians over the rounds, \
+             in brackets the least and the greatest. Ratios are taken within a round.\n\n",
             machine.processors, machine.processor, machine.memory_mib, machine.kernel, machine.load_at_start
         );
         for (name, version) in versions {
