@@ -9,11 +9,10 @@ use std::time::Duration;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::net::{RecvFlags, recv};
 
+use super::thick::{Flow, LANDING_BYTES, Thick};
 use super::token::{Op, Token};
 use super::{Driver, DriverStats, End, Nanos, Sink, WakeHandle, socket};
 
-/// One receive. In bulk a sender's burst comes in one go; it stays in the L2 cache.
-const RECEIVE_BYTES: usize = 128 * 1024;
 /// Events taken in one turn.
 const EVENTS: usize = 512;
 
@@ -22,7 +21,9 @@ pub struct Epoll {
     wake: Arc<WakeHandle>,
     conns: Vec<Conn>,
     events: Vec<Event>,
+    /// In bulk a sender's burst comes in one go, and stays in the cache.
     buffer: Box<[u8]>,
+    thick: Thick,
     stats: DriverStats,
 }
 
@@ -36,6 +37,7 @@ struct Conn {
     ended: bool,
     /// or the socket is about to be given away.
     paused: bool,
+    flow: Flow,
 }
 
 impl Epoll {
@@ -49,7 +51,8 @@ impl Epoll {
             wake,
             conns: Vec::new(),
             events: Vec::with_capacity(EVENTS),
-            buffer: vec![0; RECEIVE_BYTES].into_boxed_slice(),
+            buffer: vec![0; LANDING_BYTES].into_boxed_slice(),
+            thick: Thick::default(),
             stats: DriverStats::default(),
         })
     }
@@ -66,16 +69,17 @@ impl Epoll {
         let _ = epoll::modify(&self.epoll, socket, EventData::new_u64(token.encode()), flags);
     }
 
-    fn receive(&mut self, slot: u32, sink: &mut impl Sink) {
+    fn receive(&mut self, slot: u32, max: usize, sink: &mut impl Sink) {
         let conn = &mut self.conns[slot as usize];
         let Some(socket) = &conn.socket else { return };
         if conn.ended || conn.paused {
             return;
         }
         self.stats.receives += 1;
-        let end = match recv(socket, &mut self.buffer[..], RecvFlags::DONTWAIT) {
+        let end = match recv(socket, &mut self.buffer[..max], RecvFlags::DONTWAIT) {
             Ok((0, _)) => End::Closed,
             Ok((n, _)) => {
+                conn.flow.weigh(n);
                 sink.received(slot, &mut self.buffer[..n]);
                 sink.settle(self);
                 return;
@@ -86,6 +90,23 @@ impl Epoll {
         conn.ended = true;
         self.ask_for(slot);
         sink.ended(slot, end);
+    }
+}
+
+impl Epoll {
+    /// Receives from sockets that bring much, each once, until their share of the turn is used up.
+    fn serve_thick(&mut self, now: Nanos, sink: &mut impl Sink) {
+        sink.answer(self);
+        let (bytes, until) = self.thick.share(now);
+        // Whoever is not served, or has more, is reported again by the next wait.
+        for _ in 0..self.thick.len() {
+            let Some(slot) = self.thick.pop() else { return };
+            Thick::popped(&mut self.conns[slot as usize].flow);
+            self.receive(slot, bytes, sink);
+            if until != Nanos::MAX && self.now() >= until {
+                return;
+            }
+        }
     }
 }
 
@@ -108,6 +129,7 @@ impl Driver for Epoll {
         conn.blocked = false;
         conn.ended = false;
         conn.paused = false;
+        conn.flow = Flow::default();
         let token = Token { op: Op::Receive, generation: conn.generation, slot };
         epoll::add(&self.epoll, &socket, EventData::new_u64(token.encode()), EventFlags::IN)?;
         conn.socket = Some(socket);
@@ -159,7 +181,8 @@ impl Driver for Epoll {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(e) => return Err(e.into()),
         }
-        sink.awake(self.now());
+        let now = self.now();
+        sink.awake(now);
         for at in 0..self.events.len() {
             let event = self.events[at];
             let token = Token::decode(event.data.u64());
@@ -180,8 +203,17 @@ impl Driver for Epoll {
                 sink.writable(slot);
             }
             if flags.intersects(EventFlags::IN | EventFlags::ERR | EventFlags::HUP) {
-                self.receive(slot, sink);
+                let flow = &mut self.conns[slot as usize].flow;
+                if flow.thick {
+                    self.thick.push(slot, flow);
+                } else {
+                    self.thick.saw_thin(now);
+                    self.receive(slot, LANDING_BYTES, sink);
+                }
             }
+        }
+        if !self.thick.is_empty() {
+            self.serve_thick(now, sink);
         }
         Ok(())
     }

@@ -10,6 +10,7 @@ pub mod fd;
 pub mod probe;
 pub mod sim;
 pub mod socket;
+mod thick;
 mod token;
 pub mod uring;
 pub mod wake;
@@ -40,6 +41,9 @@ pub trait Sink {
     /// Called after each [`Self::received`], when its bytes are gone: what must not wait for the end of the turn may
     /// be sent now.
     fn settle<D: Driver>(&mut self, driver: &mut D);
+    /// Called when sockets that bring little have all been received from and others, that bring much, still wait:
+    /// what the first have led to may be sent now.
+    fn answer<D: Driver>(&mut self, driver: &mut D);
     /// A socket that did not take everything takes more now.
     fn writable(&mut self, slot: u32);
     /// Nothing more will come from this socket.

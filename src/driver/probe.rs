@@ -96,6 +96,8 @@ impl Sink for Seen {
 
     fn settle<D: Driver>(&mut self, _: &mut D) {}
 
+    fn answer<D: Driver>(&mut self, _: &mut D) {}
+
     fn writable(&mut self, _: u32) {}
 
     fn ended(&mut self, _: u32, end: End) {

@@ -17,6 +17,7 @@ use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use rustix::net::{RecvFlags, recv};
 
 use super::buffers::Buffers;
+use super::thick::{Flow, LANDING_BYTES, Thick};
 use super::token::{Op, Token};
 use super::{Driver, DriverStats, End, Nanos, Sink, WakeHandle, socket};
 
@@ -34,20 +35,11 @@ pub struct Uring {
     rearm: Vec<u32>,
     /// Where calls receive.
     landing: Box<[u8]>,
-    /// Slots whose last call filled all of it: a poll does not tell of what is left.
-    again: Vec<u32>,
-    /// Empty between turns: the list takes turns with `again`.
-    cut: Vec<u32>,
+    thick: Thick,
+    /// When this turn's completions were taken.
+    turn_at: Nanos,
     stats: DriverStats,
 }
-
-/// One call's worth: what a sender's burst is in bulk, and what one session may bring before the others have had
-/// their turn.
-const LANDING_BYTES: usize = 128 * 1024;
-/// A socket that brings more than this in the mean is received from by calls,
-const THICK: u32 = 6 * 1024;
-/// and by multishot again when it brings less than this.
-const THIN: u32 = 3 * 1024;
 
 #[derive(Default)]
 struct Conn {
@@ -59,10 +51,8 @@ struct Conn {
     watching: bool,
     /// A poll for room to send is out.
     polling: bool,
-    /// Received from by calls.
-    by_call: bool,
-    /// Mean length of its receives, each new one an eighth.
-    mean: u32,
+    /// Thick: received from by calls.
+    flow: Flow,
     /// Nothing more is received: the socket is about to be given away,
     paused: bool,
     /// and the poll for room was told to end.
@@ -93,8 +83,8 @@ impl Uring {
             conns: Vec::new(),
             rearm: Vec::new(),
             landing: vec![0; LANDING_BYTES].into_boxed_slice(),
-            again: Vec::new(),
-            cut: Vec::new(),
+            thick: Thick::default(),
+            turn_at: 0,
             stats: DriverStats::default(),
         };
         driver.poll_wake();
@@ -142,7 +132,7 @@ impl Uring {
             return;
         }
         let fd = types::Fd(socket.as_raw_fd());
-        if conn.by_call {
+        if conn.flow.thick {
             conn.watching = true;
             let token = self.token(slot, Op::Readable);
             let events = (libc::POLLIN | libc::POLLRDHUP) as u32;
@@ -154,14 +144,10 @@ impl Uring {
         }
     }
 
-    /// Notes how much one receive has brought; goes over to the other way when the mean speaks for it.
+    /// Notes how much one receive has brought; goes over to the other way when that is what fits now.
     #[inline]
     fn weigh(&mut self, slot: u32, len: usize) {
-        let conn = &mut self.conns[slot as usize];
-        conn.mean = conn.mean - conn.mean / 8 + len as u32 / 8;
-        let fits = if conn.by_call { conn.mean >= THIN } else { conn.mean <= THICK };
-        if !fits {
-            conn.by_call = !conn.by_call;
+        if self.conns[slot as usize].flow.weigh(len) {
             self.cancel_input(slot);
         }
     }
@@ -179,29 +165,44 @@ impl Uring {
     }
 
     /// A poll has said that there is input.
-    fn readable(&mut self, slot: u32, result: i32, flags: u32, sink: &mut impl Sink) {
+    fn readable(&mut self, slot: u32, result: i32, flags: u32) {
         let conn = &mut self.conns[slot as usize];
         conn.watching = cqueue::more(flags);
         if !conn.watching && !conn.leaving {
             self.rearm.push(slot);
         }
         if result >= 0 {
-            self.receive_by_call(slot, sink);
+            self.thick.push(slot, &mut conn.flow);
         }
     }
 
-    fn receive_by_call(&mut self, slot: u32, sink: &mut impl Sink) {
+    /// Receives from sockets that bring much, each once, until their share of the turn is used up.
+    fn serve_thick(&mut self, now: Nanos, sink: &mut impl Sink) {
+        sink.answer(self);
+        let (bytes, until) = self.thick.share(now);
+        for _ in 0..self.thick.len() {
+            let Some(slot) = self.thick.pop() else { return };
+            Thick::popped(&mut self.conns[slot as usize].flow);
+            self.receive_by_call(slot, bytes, sink);
+            if until != Nanos::MAX && self.now() >= until {
+                return;
+            }
+        }
+    }
+
+    fn receive_by_call(&mut self, slot: u32, max: usize, sink: &mut impl Sink) {
         let conn = &mut self.conns[slot as usize];
         let Some(socket) = &conn.socket else { return };
-        if !conn.by_call || conn.ended || conn.leaving || conn.paused {
+        if !conn.flow.thick || conn.ended || conn.leaving || conn.paused {
             return;
         }
         self.stats.receives += 1;
-        let end = match recv(socket, &mut self.landing[..], RecvFlags::DONTWAIT) {
+        let end = match recv(socket, &mut self.landing[..max], RecvFlags::DONTWAIT) {
             Ok((0, _)) => End::Closed,
             Ok((n, _)) => {
-                if n == LANDING_BYTES {
-                    self.again.push(slot);
+                if n == max {
+                    // A poll does not tell of what is left.
+                    self.thick.push(slot, &mut conn.flow);
                 }
                 sink.received(slot, &mut self.landing[..n]);
                 sink.settle(self);
@@ -225,7 +226,7 @@ impl Uring {
         }
         match token.op {
             Op::Receive => self.receive_completed(slot, result, flags, sink),
-            Op::Readable => self.readable(slot, result, flags, sink),
+            Op::Readable => self.readable(slot, result, flags),
             Op::Writable => {
                 let conn = &mut self.conns[slot as usize];
                 conn.polling = false;
@@ -246,7 +247,10 @@ impl Uring {
         if result > 0 {
             let len = result as usize;
             match self.buffers.received(flags, len) {
-                Some(bytes) if !leaving => sink.received(slot, bytes),
+                Some(bytes) if !leaving => {
+                    self.thick.saw_thin(self.turn_at);
+                    sink.received(slot, bytes);
+                }
                 _ => {}
             }
             self.buffers.release(flags, len);
@@ -364,7 +368,7 @@ impl Driver for Uring {
             self.listen(slot);
         }
         self.stats.waits += 1;
-        let wait = if self.again.is_empty() { wait } else { Duration::ZERO };
+        let wait = if self.thick.is_empty() { wait } else { Duration::ZERO };
         let timeout = types::Timespec::from(wait);
         let args = types::SubmitArgs::new().timespec(&timeout);
         match self.ring.submitter().submit_with_args(1, &args) {
@@ -372,7 +376,9 @@ impl Driver for Uring {
             Err(e) if matches!(e.raw_os_error(), Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN)) => {}
             Err(e) => return Err(e),
         }
-        sink.awake(self.now());
+        let now = self.now();
+        self.turn_at = now;
+        sink.awake(now);
         loop {
             // One completion at a time: what a completion leads to may submit, which borrows the ring.
             let Some(entry) = self.ring.completion().next() else { break };
@@ -393,13 +399,9 @@ impl Driver for Uring {
             }
         }
         self.buffers.publish();
-        // Those that were cut short before, behind everybody who had to wait for them.
-        let mut cut = std::mem::take(&mut self.cut);
-        std::mem::swap(&mut cut, &mut self.again);
-        for slot in cut.drain(..) {
-            self.receive_by_call(slot, sink);
+        if !self.thick.is_empty() {
+            self.serve_thick(now, sink);
         }
-        self.cut = cut;
         Ok(())
     }
 

@@ -340,6 +340,10 @@ impl Sink for Core {
         self.flush_ripe(driver);
     }
 
+    fn answer<D: Driver>(&mut self, driver: &mut D) {
+        self.flush(driver);
+    }
+
     fn writable(&mut self, slot: u32) {
         self.sessions[slot].blocked = false;
         self.mark_dirty(slot);
