@@ -5,10 +5,10 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 use std::{fmt, io};
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tracing::info;
 
-use crate::config::{Backend, Config, KeySource, keys};
+use crate::config::{Backend, Config, KeySource, TcpOptions, keys};
 use crate::control::vars::{Vars, resident_bytes};
 use crate::control::{cores, nofile, signals};
 use crate::driver::Nanos;
@@ -98,7 +98,7 @@ impl Relay {
         let workers = config.workers.unwrap_or(cores.usable);
         let edges = config.edges.unwrap_or(workers.div_ceil(4));
         let max_clients = nofile::prepare(config.max_clients, workers, edges)?;
-        let listeners = listen(&config.listen)?;
+        let listeners = listen(&config.listen, &config.tcp)?;
         let addresses: Vec<_> = listeners.iter().filter_map(|l| l.local_addr().ok()).collect();
         let choice = choose(config.backend)?;
         let budget = Budget::of_this_host(workers);
@@ -122,7 +122,6 @@ impl Relay {
         edge_config.mesh_key = config.mesh_key.as_ref().map(|k| k.0);
         edge_config.home = config.home.clone();
         edge_config.debug_on_main = config.debug_on_main;
-        edge_config.tcp = config.tcp;
         edge_config.max_clients = Some(max_clients);
         edge_config.max_clients_per_ip = config.max_clients_per_ip;
         edge_config.edges = edges;
@@ -233,13 +232,13 @@ fn choose(backend: Backend) -> Result<Choice, StartError> {
 }
 
 /// One socket for each address. No SO_REUSEPORT: a second relay on the same port must be an error.
-fn listen(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, StartError> {
+fn listen(addresses: &[SocketAddr], tcp: &TcpOptions) -> Result<Vec<TcpListener>, StartError> {
     let listen = |address: &SocketAddr| {
-        open(*address)
+        open(*address, tcp)
             .or_else(|error| match address {
                 // A host without IPv6: "all addresses" are those of IPv4.
                 SocketAddr::V6(v6) if v6.ip().is_unspecified() && no_ipv6(&error) => {
-                    open((Ipv4Addr::UNSPECIFIED, v6.port()).into())
+                    open((Ipv4Addr::UNSPECIFIED, v6.port()).into(), tcp)
                 }
                 _ => Err(error),
             })
@@ -252,7 +251,7 @@ fn no_ipv6(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
 }
 
-fn open(address: SocketAddr) -> io::Result<TcpListener> {
+fn open(address: SocketAddr, tcp: &TcpOptions) -> io::Result<TcpListener> {
     const BACKLOG: i32 = 4096;
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if let SocketAddr::V6(v6) = address {
@@ -261,6 +260,7 @@ fn open(address: SocketAddr) -> io::Result<TcpListener> {
     }
     // Only for sockets in TIME_WAIT: it lets nobody share a port that is in use.
     socket.set_reuse_address(true)?;
+    edge::set_options(SockRef::from(&socket), tcp)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
@@ -339,3 +339,29 @@ fn first_eight(key: &NodeKey) -> [u8; 8] {
 
 // Timers and stamps count nanoseconds in 64 bits: enough for five centuries of uptime.
 const _: () = assert!(size_of::<Nanos>() == 8);
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpStream;
+
+    use super::*;
+
+    /// Clients connect while the relay is still starting, above all when it has just been restarted.
+    #[test]
+    fn connections_that_came_before_anybody_accepts_have_their_options() {
+        let tcp = TcpOptions {
+            write_timeout: Duration::from_secs(2),
+            user_timeout: Duration::from_secs(15),
+            keepalive_time: Duration::from_secs(600),
+        };
+        let listeners = listen(&["127.0.0.1:0".parse().unwrap()], &tcp).unwrap();
+        let _client = TcpStream::connect(listeners[0].local_addr().unwrap()).unwrap();
+        let (accepted, _) = listeners[0].accept().unwrap();
+        let socket = SockRef::from(&accepted);
+        assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(Duration::from_secs(15)));
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(600));
+        assert_eq!(socket.tcp_keepalive_interval().unwrap(), Duration::from_secs(15));
+        assert_eq!(socket.tcp_keepalive_retries().unwrap(), 9);
+    }
+}

@@ -7,13 +7,11 @@ use std::net::TcpStream;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use derpring::config::TcpOptions;
 use derpring::stats::CloseReason;
 use derpring::tls::Transport;
 use derpring::worker::bridge::Handover;
 use edge_support::*;
 use rustls::SupportedProtocolVersion;
-use socket2::SockRef;
 
 /// NotePreferred and the beginning of a packet.
 const BEHIND: &[u8] = b"\x07\0\0\0\x01\x01\x04\0\0\x10\0half a packet";
@@ -196,26 +194,6 @@ fn tls_flight_cut_at_every_byte() {
         relay.wait("versions", |s| if is13 { s.tls13.get() } else { s.tls12.get() }, logins);
         relay.handle.join();
     }
-}
-
-#[test]
-fn handed_over_sockets_have_their_options() {
-    both(|uring| {
-        let tcp = TcpOptions {
-            write_timeout: Duration::from_secs(2),
-            user_timeout: Duration::from_secs(15),
-            keepalive_time: Duration::from_secs(600),
-        };
-        let relay = Relay::start(uring, |config| config.tcp = tcp);
-        let (_stream, session) = relay.log_in(relay.connect());
-        let socket = SockRef::from(&session.socket);
-        assert!(socket.tcp_nodelay().unwrap() && socket.nonblocking().unwrap() && socket.keepalive().unwrap());
-        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(Duration::from_secs(15)));
-        assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(600));
-        assert_eq!(socket.tcp_keepalive_interval().unwrap(), Duration::from_secs(15));
-        assert_eq!(socket.tcp_keepalive_retries().unwrap(), 9);
-        relay.handle.join();
-    });
 }
 
 #[test]

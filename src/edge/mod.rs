@@ -58,7 +58,6 @@ pub struct EdgeConfig {
     pub mesh_key: Option<[u8; 32]>,
     pub home: HomePage,
     pub debug_on_main: bool,
-    pub tcp: TcpOptions,
     pub max_clients: Option<usize>,
     pub max_clients_per_ip: Option<usize>,
     /// Number of threads; at least one.
@@ -80,7 +79,6 @@ impl EdgeConfig {
             mesh_key: None,
             home: HomePage::Default,
             debug_on_main: false,
-            tcp: TcpOptions::default(),
             max_clients: None,
             max_clients_per_ip: None,
             edges: 1,
@@ -117,9 +115,6 @@ pub fn start(config: EdgeConfig, workers: Arc<dyn Workers>) -> Result<EdgeHandle
     if config.tls.as_ref().is_some_and(|tls| !tls.enable_secret_extraction) {
         return Err(StartError::SecretsLocked);
     }
-    for listener in &config.listeners {
-        set_options(listener, &config.tcp).map_err(StartError::Listener)?;
-    }
     let edges = config.edges.max(1);
     let half_open = HalfOpen::new(config.half_open_max, config.half_open_max_per_ip, edges);
     let shared = Arc::new(Shared {
@@ -149,11 +144,14 @@ pub fn start(config: EdgeConfig, workers: Arc<dyn Workers>) -> Result<EdgeHandle
     Ok(EdgeHandle { listeners: config.listeners, shared, stats, backend, threads })
 }
 
-/// Accepted sockets inherit all of this, at no cost per connection.
-fn set_options(listener: &TcpListener, tcp: &TcpOptions) -> io::Result<()> {
+/// Prepares a socket that is about to listen. Accepted sockets inherit all of this, at no cost per connection; those
+/// that come before it is set do not, and after a restart they are many.
+///
+/// # Errors
+/// The system refuses an option.
+pub fn set_options(socket: SockRef<'_>, tcp: &TcpOptions) -> io::Result<()> {
     const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
     const KEEPALIVE_COUNT: u32 = 9;
-    let socket = SockRef::from(listener);
     socket.set_tcp_nodelay(true)?;
     if !tcp.user_timeout.is_zero() {
         socket.set_tcp_user_timeout(Some(tcp.user_timeout))?;
