@@ -47,6 +47,9 @@ pub struct Scenario {
     pub warmup_s: Option<f64>,
     /// These relays only.
     pub only: Option<Vec<String>>,
+    /// For the relay, beside its own.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
     #[serde(default)]
     pub goals: Vec<Goal>,
 }

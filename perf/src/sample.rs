@@ -127,7 +127,7 @@ impl Bench {
         Ok(Launch {
             program: self.programs.need(&relay.program)?,
             entry,
-            env: relay.env.clone().into_iter().collect(),
+            env: relay.env.clone().into_iter().chain(scenario.env.clone()).collect(),
             workers: scenario.workers,
             certs: &self.certs,
             log: &self.logs,
@@ -151,9 +151,9 @@ impl Bench {
         if entry.tls {
             command.args(["--server-name", HOST, "--pin", &self.pin]);
         }
-        let seconds = |own: Option<f64>, all: f64| format!("{}s", own.map_or(all, |own| own.min(all)));
-        command.args(["--duration", &seconds(scenario.seconds, self.seconds)]);
-        command.args(["--warmup", &seconds(scenario.warmup_s, self.warmup_s)]);
+        let seconds = scenario.seconds.map_or(self.seconds, |own| own.min(self.seconds));
+        command.args(["--duration", &format!("{seconds}s")]);
+        command.args(["--warmup", &format!("{}s", scenario.warmup_s.unwrap_or(self.warmup_s))]);
         command.args(["--relay-pid", &relay.pid().to_string()]).arg("--json").arg(report);
         if scenario.pinned {
             command.args(["--cpu", &self.load_cpu.to_string()]);

@@ -53,6 +53,8 @@ struct Conn {
     polling: bool,
     /// Thick: received from by calls.
     flow: Flow,
+    /// A poll has said that the peer has ended.
+    last_words: bool,
     /// Nothing more is received: the socket is about to be given away,
     paused: bool,
     /// and the poll for room was told to end.
@@ -172,6 +174,8 @@ impl Uring {
             self.rearm.push(slot);
         }
         if result >= 0 {
+            // The end of the stream is behind all bytes, and is told of only once.
+            conn.last_words |= result & i32::from(libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR) != 0;
             self.thick.push(slot, &mut conn.flow);
         }
     }
@@ -200,7 +204,7 @@ impl Uring {
         let end = match recv(socket, &mut self.landing[..max], RecvFlags::DONTWAIT) {
             Ok((0, _)) => End::Closed,
             Ok((n, _)) => {
-                if n == max {
+                if n == max || conn.last_words {
                     // A poll does not tell of what is left.
                     self.thick.push(slot, &mut conn.flow);
                 }

@@ -171,6 +171,8 @@ impl Directory {
         };
         let peer = &mut self.peers[id as usize];
         peer.key = join.key;
+        // Almost always one: room for four, as a vector would have, is most of an entry.
+        peer.conns.reserve_exact(1);
         peer.conns.push(conn);
         peer.choose_active();
         let hasher = &self.hasher;

@@ -92,18 +92,13 @@ impl Egress {
         later.control.iter().for_each(|(frame, _)| self.push_control(pool, frame));
         // News of a peer may wait here that has come back since: nothing of it may overtake them.
         self.disco_in_order |= self.news > 0;
-        for (frame, meta) in later.disco.iter() {
-            dropped.merge(self.push_packet(pool, bounds, frame, true, meta.queued_us));
-        }
-        for (frame, meta) in later.data.iter() {
-            let disco = meta.class == FrameClass::Disco;
+        for (frame, meta) in later.disco.iter().chain(later.data.iter()) {
             if meta.class == FrameClass::Control {
                 self.push_in_order(pool, frame);
+                self.disco_in_order = true;
                 continue;
             }
-            // A disco packet stood among the data because it had to wait for something there; it still has.
-            self.disco_in_order |= disco;
-            dropped.merge(self.push_packet(pool, bounds, frame, disco, meta.queued_us));
+            dropped.merge(self.push_packet(pool, bounds, frame, meta.class == FrameClass::Disco, meta.queued_us));
         }
         self.disco_in_order |= later.disco_in_order && self.news + self.disco_in_data > 0;
         dropped
