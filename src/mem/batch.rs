@@ -194,6 +194,8 @@ pub struct BatchPool {
 impl BatchPool {
     /// Batches kept for the next burst.
     const KEEP_FREE: usize = 256;
+    /// Batches kept when nothing goes on.
+    const KEEP_IDLE: usize = 16;
 
     pub fn new(maker: u16) -> Self {
         Self { maker, free: Vec::new(), away: 0 }
@@ -213,6 +215,14 @@ impl BatchPool {
         batch.reset();
         if self.free.len() < Self::KEEP_FREE {
             self.free.push(batch);
+        }
+    }
+
+    /// Returns memory to the allocator when all batches are at home: a storm of logins leaves many, and large ones.
+    pub fn trim(&mut self) {
+        if self.away == 0 {
+            self.free.truncate(Self::KEEP_IDLE);
+            self.free.iter_mut().for_each(|batch| batch.items.shrink_to(FULL_ITEMS / 8));
         }
     }
 

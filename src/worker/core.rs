@@ -250,6 +250,7 @@ impl Core {
         if self.now >= self.trim_at {
             self.trim_at = self.now + limits::TRIM_EVERY.as_nanos() as Nanos;
             self.chunks.trim();
+            self.mailbox.trim();
         }
     }
 

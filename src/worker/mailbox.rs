@@ -208,6 +208,11 @@ impl Mailbox {
         posted
     }
 
+    /// Gives back memory of a past burst.
+    pub fn trim(&mut self) {
+        self.pool.trim();
+    }
+
     /// Nothing waits and nothing of ours is away.
     pub fn is_settled(&self) -> bool {
         self.pool.away() == 0 && self.outboxes.iter().all(|o| o.waiting.is_empty() && o.homeward.is_empty())
