@@ -5,7 +5,8 @@
 
 use crate::proto::key::NodeKey;
 
-/// Bytes of packets that a batch holds: the largest frame, or many small ones. Its buffer never grows.
+/// Bytes of packets that a batch holds: the largest frame, or many small ones. Its buffer is made for the first packet,
+/// because many batches only ever carry notes, and never grows.
 pub const FULL_BYTES: usize = 64 * 1024 + 64;
 const _: () = assert!(FULL_BYTES >= crate::limits::MAX_PACKET + crate::proto::frame::PACKET_HEAD);
 /// Items after which a batch is full.
@@ -144,7 +145,7 @@ impl Batch {
             maker,
             to: maker,
             publication: 0,
-            bytes: Vec::with_capacity(FULL_BYTES),
+            bytes: Vec::new(),
             items: Vec::with_capacity(64),
             packets: 0,
             next: None,
@@ -162,6 +163,9 @@ impl Batch {
     pub fn push_packet(&mut self, mut parcel: Parcel, frame: &[u8]) {
         parcel.at = self.bytes.len() as u32;
         parcel.len = frame.len() as u32;
+        if self.bytes.capacity() == 0 {
+            self.bytes.reserve_exact(FULL_BYTES);
+        }
         self.bytes.extend_from_slice(frame);
         self.items.push(Item::Packet(parcel));
         self.packets += 1;

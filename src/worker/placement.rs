@@ -19,7 +19,7 @@ const VOTES: u32 = 64;
 const CANDIDATES: usize = 256;
 const MOVES: usize = 32;
 /// Epochs that a session stays where it has come.
-const REST: u16 = 6;
+const REST: u32 = 6;
 /// A target counts as not busier up to this much more of one core.
 const TOLERANCE: f64 = 0.02;
 /// No session of weight is sent to a worker that it would fill beyond this.
@@ -29,22 +29,22 @@ const WEIGHT: f64 = 0.1;
 /// Where a session's packets go when they leave its worker: a majority vote, begun anew in each epoch.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Lean {
-    epoch: u16,
+    epoch: u32,
     to: u16,
     votes: u32,
     /// The session's packets when the vote began.
     before: u64,
     /// Wanted to go there in this epoch too.
-    wanted: Option<(u16, u16)>,
+    wanted: Option<(u16, u32)>,
     /// Does not move before this epoch.
-    rests_until: u16,
+    rests_until: u32,
 }
 
 impl Lean {
     /// One packet for another worker; `packets` is how many the session has sent in its life. `true`: it is a
     /// candidate from now on.
     #[inline]
-    pub fn vote(&mut self, epoch: u16, to: u16, packets: u64) -> bool {
+    pub fn vote(&mut self, epoch: u32, to: u16, packets: u64) -> bool {
         if self.epoch != epoch {
             (self.epoch, self.to, self.votes, self.before) = (epoch, to, 0, packets);
         }
@@ -61,8 +61,8 @@ impl Lean {
     }
 
     /// It has just come.
-    pub fn rest(&mut self, epoch: u16) {
-        *self = Self { rests_until: epoch.wrapping_add(REST), ..Self::default() };
+    pub fn rest(&mut self, epoch: u32) {
+        *self = Self { rests_until: epoch + REST, ..Self::default() };
     }
 }
 
@@ -77,7 +77,8 @@ pub struct Candidate {
 /// One worker's view of the loads, and its candidates.
 #[derive(Debug, Default)]
 pub struct Placement {
-    pub epoch: u16,
+    /// Half seconds of the clock that all workers share: enough for sixty years.
+    pub epoch: u32,
     candidates: Vec<u32>,
     /// At the end of the last epoch: time, busy nanoseconds of each worker, packets of this one.
     at: Nanos,
@@ -94,8 +95,8 @@ impl Placement {
     }
 }
 
-pub fn epoch_of(now: Nanos) -> u16 {
-    (now / EPOCH) as u16
+pub fn epoch_of(now: Nanos) -> u32 {
+    (now / EPOCH) as u32
 }
 
 impl Core {
@@ -126,7 +127,7 @@ impl Core {
     }
 
     /// A candidate that wanted the same an epoch ago; notes what it wants.
-    fn willing(&mut self, slot: u32, ended: u16) -> Option<Candidate> {
+    fn willing(&mut self, slot: u32, ended: u32) -> Option<Candidate> {
         let session = &mut self.sessions[slot];
         let lean = &mut session.lean;
         let packets = session.totals.packets_in.saturating_sub(lean.before);
@@ -136,14 +137,14 @@ impl Core {
         }
         let now = (lean.to, ended);
         let before = lean.wanted.replace(now);
-        let rested = ended.wrapping_sub(lean.rests_until) < u16::MAX / 2;
-        let again = before == Some((lean.to, ended.wrapping_sub(1))) || before == Some(now);
+        let rested = ended >= lean.rests_until;
+        let again = before == Some((lean.to, ended.saturating_sub(1))) || before == Some(now);
         (again && rested).then_some(Candidate { slot, to: lean.to, packets })
     }
 }
 
 /// Who goes, the busiest first, so that the loads come closer to each other and not further apart.
-fn choose(mut willing: Vec<Candidate>, loads: &mut [f64], me: u16, packets: u64, epoch: u16) -> Vec<(u32, u16)> {
+fn choose(mut willing: Vec<Candidate>, loads: &mut [f64], me: u16, packets: u64, epoch: u32) -> Vec<(u32, u16)> {
     let mut going = Vec::new();
     let total = loads[usize::from(me)];
     willing.retain(|candidate| (candidate.to < me) == (epoch % 2 == 0));

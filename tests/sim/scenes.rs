@@ -315,12 +315,14 @@ fn nothing_is_lost_when_everybody_moves() {
     assert!(moves > 0);
 }
 
-/// Pairs whose ends logged in on different workers find together, and the packets that cross workers cease.
+/// Pairs whose ends logged in on different workers find together, and the packets that cross workers cease; on a host
+/// that has just started, and on one that has been up for hours or years.
 #[test]
 fn pairs_that_talk_across_workers_find_together() {
     const PAIRS: usize = 20;
-    for workers in [2, 3] {
+    for (workers, up_hours) in [(2, 0), (3, 0), (2, 5), (2, 100_000)] {
         let mut stage = Stage::with(workers, 1000, Net::new(1, Faults::default()));
+        stage.net.advance(Duration::from_secs(3600 * up_hours));
         let senders: Vec<_> = (0..PAIRS).map(|at| stage.join(at % workers)).collect();
         let receivers: Vec<_> = (0..PAIRS).map(|at| stage.join((at + 1) % workers)).collect();
         let mut crossed = Vec::new();
@@ -339,7 +341,7 @@ fn pairs_that_talk_across_workers_find_together() {
             let after: u64 = stage.workers.iter().map(|w| w.core().stats().packets_to_workers.get()).sum();
             crossed.push(after - before);
         }
-        println!("{workers} workers, packets that crossed in each epoch: {crossed:?}");
+        println!("{workers} workers, up for {up_hours} h, packets that crossed in each epoch: {crossed:?}");
         assert_eq!(crossed[0], 10 * 20 * PAIRS as u64);
         assert_eq!(crossed.last(), Some(&0));
     }
