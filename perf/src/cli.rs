@@ -105,7 +105,7 @@ pub struct Measuring {
     /// A few scenarios, three short rounds: an impression, in under 3 minutes once all is built
     #[arg(long, conflicts_with = "full")]
     pub quick: bool,
-    /// All scenarios, five rounds [default]
+    /// All scenarios, five rounds, which is the default
     #[arg(long)]
     pub full: bool,
     /// Rounds, in each of which every relay has its turn in every scenario

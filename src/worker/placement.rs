@@ -147,7 +147,7 @@ impl Core {
 fn choose(mut willing: Vec<Candidate>, loads: &mut [f64], me: u16, packets: u64, epoch: u32) -> Vec<(u32, u16)> {
     let mut going = Vec::new();
     let total = loads[usize::from(me)];
-    willing.retain(|candidate| (candidate.to < me) == (epoch % 2 == 0));
+    willing.retain(|candidate| (candidate.to < me) == epoch.is_multiple_of(2));
     willing.sort_by_key(|candidate| std::cmp::Reverse(candidate.packets));
     for Candidate { slot, to, packets: own } in willing {
         if going.len() == MOVES {
