@@ -25,7 +25,7 @@ pub struct Args {
     /// several times: pairs and groups are spread over the relays, each whole on one
     #[arg(long)]
     pub url: Vec<String>,
-    /// The relays of a region in this DERP map, a file or an http[s] URL
+    /// The relays of a region in this DERP map, a file, or a URL of http or https
     #[arg(long, value_name = "FILE|URL")]
     pub map: Option<String>,
     /// Number or code of the region; needed where the map has several
@@ -106,7 +106,7 @@ pub struct Args {
     /// Bytes of data per packet
     #[arg(long, value_name = "BYTES", default_value_t = 1400, help_heading = "Measured load")]
     pub size: usize,
-    /// A mix of sizes in place of --size: `imix` (96:8,148:1,580:3,1400:4), or LENGTH[:WEIGHT],...
+    /// A mix of sizes in place of --size: `imix` (96:8,148:1,580:3,1400:4), or LENGTH or LENGTH:WEIGHT, separated by commas
     #[arg(long, value_name = "MIX", help_heading = "Measured load")]
     pub sizes: Option<Sizes>,
     /// Measured time

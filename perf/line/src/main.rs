@@ -1,5 +1,5 @@
 //! The workers' turns on the simulated network, and nothing else, for whoever counts: the allocator in here, and
-//! callgrind from outside, which is told to look at [`measured_turns`] alone.
+//! callgrind from outside, which is told to look at `measured_turns` alone.
 //!
 //! The shape is that of the benchmark of the whole line (`benches/line.rs`), warm, and the same in every run.
 
