@@ -106,7 +106,7 @@ pub struct Args {
     /// Bytes of data per packet
     #[arg(long, value_name = "BYTES", default_value_t = 1400, help_heading = "Measured load")]
     pub size: usize,
-    /// A mix of sizes in place of --size: `imix` (96:8,148:1,580:3,1400:4), or LENGTH or LENGTH:WEIGHT, separated by commas
+    /// A mix of sizes in place of --size: `imix` (96:8,148:1,580:3,1400:4), or LENGTH:WEIGHT with commas between
     #[arg(long, value_name = "MIX", help_heading = "Measured load")]
     pub sizes: Option<Sizes>,
     /// Measured time
