@@ -91,9 +91,7 @@ impl Epoll {
         self.ask_for(slot);
         sink.ended(slot, end);
     }
-}
 
-impl Epoll {
     /// Receives from sockets that bring much, each once, until their share of the turn is used up.
     fn serve_thick(&mut self, now: Nanos, sink: &mut impl Sink) {
         sink.answer(self);
