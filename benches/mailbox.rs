@@ -26,10 +26,10 @@ fn there_and_home(c: &mut Criterion) {
                 for _ in 0..*packets {
                     assert!(!sender.send_packet(parcel(), black_box(&frame)).any());
                 }
-                assert_eq!(sender.post(|to| assert_eq!(to, 1)).chains, 1);
+                assert_eq!(sender.post(|to, _, _| assert_eq!(to, 1)).chains, 1);
                 assert_eq!(read(&mut receiver, &frame), *packets);
                 // A batch that goes home wakes nobody.
-                receiver.post(|_| panic!("nothing was published"));
+                receiver.post(|_, _, urgent| assert!(!urgent, "nothing was published"));
                 take_home(&mut sender);
                 assert!(sender.is_settled());
             });

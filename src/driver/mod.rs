@@ -63,6 +63,9 @@ pub struct DriverStats {
     pub no_buffer: u64,
     pub wakes_sent: u64,
     pub wakes_received: u64,
+    /// Entries to and from the kernel's ring (io_uring).
+    pub submissions: u64,
+    pub completions: u64,
 }
 
 pub trait Driver {

@@ -100,6 +100,7 @@ impl Uring {
     }
 
     fn push(&mut self, entry: &squeue::Entry) {
+        self.stats.submissions += 1;
         loop {
             // SAFETY: no entry of this driver points to memory of ours, but for the buffers, which outlive the ring;
             // descriptors are closed only after their last completion.
@@ -386,6 +387,7 @@ impl Driver for Uring {
         loop {
             // One completion at a time: what a completion leads to may submit, which borrows the ring.
             let Some(entry) = self.ring.completion().next() else { break };
+            self.stats.completions += 1;
             let token = Token::decode(entry.user_data());
             match token.op {
                 Op::Wake => {

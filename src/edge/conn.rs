@@ -22,6 +22,7 @@ use crate::worker::bridge::{Handover, Identity};
 pub(super) async fn serve<H: Host>(edge: Rc<Edge<H>>, stream: H::Stream, peer: SocketAddr) {
     // An IPv4 peer of a dual-stack socket is one address everywhere: in limits, logs and identities.
     let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+    let began = Instant::now();
     let guest = edge.guests.enter(stream, peer.ip(), edge.shared.login_deadline);
     let mut wire = Wire::new(guest);
     let outcome = match admit(&edge, &mut wire, peer).await {
@@ -32,7 +33,10 @@ pub(super) async fn serve<H: Host>(edge: Rc<Edge<H>>, stream: H::Stream, peer: S
         }
     };
     match outcome {
-        Ok(()) => edge.stats.logins.add(1),
+        Ok(()) => {
+            edge.stats.logins.add(1);
+            edge.stats.login_time.record(began.elapsed().as_micros() as u64);
+        }
         Err(reason) => {
             edge.stats.count_close(reason);
             tracing::debug!(%peer, %reason, "connection ended before login");

@@ -1,6 +1,6 @@
 //! What one edge counts. Its thread alone writes.
 
-use crate::stats::{Cell, CloseReason};
+use crate::stats::{Cell, CloseReason, Powers};
 use crate::tls::handshake::TlsVersion;
 
 #[derive(Debug)]
@@ -21,6 +21,10 @@ pub struct Stats {
     pub logins: Cell,
     /// Gauge: connections that are not logged in.
     pub half_open: Cell,
+    /// WebSocket upgrades that were answered.
+    pub websocket_accepts: Cell,
+    /// Microseconds from accept until a worker has the connection.
+    pub login_time: Powers<24>,
     /// Connections that ended here, by [`CloseReason`].
     pub closes: [Cell; CloseReason::COUNT],
 }
@@ -38,6 +42,8 @@ impl Default for Stats {
             derp_accepts: Cell::default(),
             logins: Cell::default(),
             half_open: Cell::default(),
+            websocket_accepts: Cell::default(),
+            login_time: Powers::new(0),
             closes: std::array::from_fn(|_| Cell::default()),
         }
     }

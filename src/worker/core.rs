@@ -171,9 +171,9 @@ impl Core {
             return;
         }
         let dropped = session.egress.push_packet(&mut self.chunks, &self.settings.bounds, frame, disco, queued_us);
+        self.stats.queued(1, (frame.len() - PACKET_HEAD) as u64);
         if dropped.any() {
-            session.totals.dropped += u64::from(dropped.data + dropped.disco);
-            self.count_dropped(DropReason::QueueHead, dropped);
+            self.dropped_from_queue(slot, DropReason::QueueHead, dropped);
         }
         self.mark_dirty(slot);
         let session = &mut self.sessions[slot];
@@ -193,6 +193,13 @@ impl Core {
             session.dirty = true;
             self.dirty.push(slot);
         }
+    }
+
+    /// Packets that were queued for a session and will not be sent.
+    pub(super) fn dropped_from_queue(&mut self, slot: u32, reason: DropReason, dropped: Dropped) {
+        self.sessions[slot].totals.dropped += u64::from(dropped.data + dropped.disco);
+        self.stats.unqueued(u64::from(dropped.data + dropped.disco), dropped.data_bytes + dropped.disco_bytes);
+        self.count_dropped(reason, dropped);
     }
 
     pub(super) fn count_dropped(&self, reason: DropReason, dropped: Dropped) {
@@ -217,8 +224,7 @@ impl Core {
                 break;
             }
             let dropped = self.sessions[slot].egress.shed(&mut self.chunks, bytes / 2);
-            self.sessions[slot].totals.dropped += u64::from(dropped.data + dropped.disco);
-            self.count_dropped(DropReason::QueueHead, dropped);
+            self.dropped_from_queue(slot, DropReason::QueueHead, dropped);
         }
         self.longest = longest;
     }
@@ -240,7 +246,9 @@ impl Core {
     /// Mean time in the queue: a tenth of each new sample.
     #[inline]
     pub(super) fn sample_queue_time(&mut self, queued_us: u32) {
-        let ms = f64::from(self.now_us().wrapping_sub(queued_us) / 1000);
+        let us = self.now_us().wrapping_sub(queued_us);
+        self.stats.queue_time.record(u64::from(us));
+        let ms = f64::from(us / 1000);
         self.queue_ms += 0.1 * (ms - self.queue_ms);
     }
 
@@ -294,10 +302,14 @@ impl Core {
         }
     }
 
+    /// Packets in the queues of sessions, or committed and not yet taken by the kernel.
+    pub fn packets_queued(&self) -> u64 {
+        self.sessions.iter().map(|s| u64::from(s.egress.packets_held(&self.chunks))).sum()
+    }
+
     /// Packets that wait here: in queues, committed, or in outboxes.
     pub fn packets_held(&self) -> u64 {
-        let queued: u64 = self.sessions.iter().map(|s| u64::from(s.egress.packets_held(&self.chunks))).sum();
-        queued + self.mailbox.packets_waiting()
+        self.packets_queued() + self.mailbox.packets_waiting()
     }
 
     /// Slots that are or were in use.

@@ -110,7 +110,8 @@ impl Core {
     /// Time is up: a session that was on its way ends where it is.
     pub(super) fn end_of_move(&mut self, slot: u32) {
         if self.sessions[slot].state == State::Awaited {
-            self.sessions[slot].egress.clear(&mut self.chunks);
+            let (queued, _) = self.sessions[slot].egress.clear(&mut self.chunks);
+            self.dropped_from_queue(slot, DropReason::GoneDisconnected, queued);
             self.directory.forget_session(slot, &mut self.sessions);
             self.sessions.remove(slot);
         } else if let Some(moving) = self.sessions[slot].moving.take() {
@@ -134,9 +135,8 @@ impl Core {
         }
         let session = &mut self.sessions[slot];
         let (queued, unsent) = session.egress.clear(&mut self.chunks);
-        session.totals.dropped += u64::from(queued.data + queued.disco + unsent.data + unsent.disco);
-        self.count_dropped(DropReason::GoneDisconnected, queued);
-        self.count_dropped(DropReason::WriteError, unsent);
+        self.dropped_from_queue(slot, DropReason::GoneDisconnected, queued);
+        self.dropped_from_queue(slot, DropReason::WriteError, unsent);
         let session = &mut self.sessions[slot];
         self.stats.connections.sub(1);
         self.stats.home_connections.sub(u64::from(session.home));

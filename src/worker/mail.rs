@@ -44,6 +44,7 @@ impl Core {
 
     /// A packet from another worker.
     pub(super) fn deliver(&mut self, parcel: &Parcel, frame: &[u8]) {
+        self.stats.packets_from_workers.add(1);
         let Some(slot) = self.sessions.find(parcel.to) else {
             let payload = (frame.len() - PACKET_HEAD) as u64;
             self.stats.drop_packets(DropReason::GoneDisconnected, parcel.disco, 1, payload);

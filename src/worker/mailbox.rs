@@ -163,9 +163,9 @@ impl Mailbox {
         publication
     }
 
-    /// Pushes what is waiting, one chain per destination; calls `wake` for each that got one which it must not sleep
-    /// over.
-    pub fn post(&mut self, mut wake: impl FnMut(u16)) -> Posted {
+    /// Pushes what is waiting, one chain per destination; calls `done` for each with the destination, the packets in
+    /// the chain, and whether it must be woken for it.
+    pub fn post(&mut self, mut done: impl FnMut(u16, u32, bool)) -> Posted {
         let mut posted = Posted::default();
         std::mem::swap(&mut self.dirty, &mut self.retry);
         while let Some(to) = self.retry.pop() {
@@ -185,6 +185,7 @@ impl Mailbox {
                     outbox.away += take;
                     outbox.urgent = false;
                     posted.chains += 1;
+                    let before = outbox.packets;
                     if outbox.waiting.is_empty() {
                         outbox.packets = 0;
                         outbox.bytes = 0;
@@ -193,9 +194,7 @@ impl Mailbox {
                         outbox.bytes = outbox.waiting.iter().map(|b| b.bytes.len()).sum();
                         posted.stuck = true;
                     }
-                    if urgent {
-                        wake(to);
-                    }
+                    done(to, before - outbox.packets, urgent);
                 }
                 Err(chain) => {
                     unlink(outbox, self.me, chain);

@@ -151,7 +151,10 @@ impl<D: Driver> Worker<D> {
         let began = self.core.now;
         let sleeps = if wait.is_zero() { None } else { Some(self.driver.now()) };
         self.driver.turn(wait, &mut self.core)?;
-        self.core.stats.busy_ns.add(sleeps.unwrap_or(self.core.now).saturating_sub(began));
+        let worked = sleeps.unwrap_or(self.core.now).saturating_sub(began);
+        self.core.stats.busy_ns.add(worked);
+        self.core.stats.turn_time.record(worked);
+        self.core.stats.sleeps.add(u64::from(sleeps.is_some()));
         // 2. New sessions and orders from the edge.
         self.obey();
         // 3. What other workers have sent.
@@ -302,10 +305,13 @@ impl<D: Driver> Worker<D> {
     }
 
     fn post(&mut self) {
-        let (bells, driver) = (&self.common.bells, &mut self.driver);
-        let posted = self.core.mailbox.post(|to| {
+        let (bells, driver, stats) = (&self.common.bells, &mut self.driver, &self.core.stats);
+        let posted = self.core.mailbox.post(|to, packets, urgent| {
+            if packets > 0 {
+                stats.batch_packets.record(u64::from(packets));
+            }
             let bell = &bells[usize::from(to)];
-            if bell.claim() {
+            if urgent && bell.claim() {
                 driver.wake(&bell.wake);
             }
         });
@@ -322,6 +328,9 @@ impl<D: Driver> Worker<D> {
         stats.system_calls.set(driver.waits + driver.receives + driver.sends);
         stats.no_buffer.set(driver.no_buffer);
         stats.wakes_sent.set(driver.wakes_sent);
+        stats.wakes_received.set(driver.wakes_received);
+        stats.submissions.set(driver.submissions);
+        stats.completions.set(driver.completions);
         self.core.publish_stats();
     }
 

@@ -238,6 +238,9 @@ impl Core {
             heard.extend(gone);
         }
         let queues = session.egress.pack(&mut self.chunks);
+        let held = queues.held();
+        self.stats.unqueued(u64::from(held.data + held.disco), held.data_bytes + held.disco_bytes);
+        self.stats.packets_moved_out.add(u64::from(held.data + held.disco));
         self.stats.connections.sub(1);
         self.stats.home_connections.sub(u64::from(session.home));
         self.stats.not_ideal_connections.sub(u64::from(session.not_ideal));
@@ -248,8 +251,14 @@ impl Core {
     /// A session has come: what it brings goes in front of what has been queued for it here.
     pub(super) fn arrive<D: Driver>(&mut self, driver: &mut D, arrival: Arrival<D::Socket>) {
         let Arrival { socket, to, session: came, queues, mut heard, end, told_to_leave } = arrival;
+        let held = queues.held();
+        self.stats.packets_moved_in.add(u64::from(held.data + held.disco));
         // Only a worker that is ending has let go of the slot; the socket closes as it is dropped.
-        let Some(slot) = self.sessions.find(to) else { return };
+        let Some(slot) = self.sessions.find(to) else {
+            self.count_dropped(DropReason::GoneDisconnected, held);
+            return;
+        };
+        self.stats.queued(u64::from(held.data + held.disco), held.data_bytes + held.disco_bytes);
         let moving = self.sessions[slot].moving.take();
         let (mut told, mut ended) = (Vec::new(), end);
         if let Some(Moving::Awaited { end, told: news }) = moving.map(|moving| *moving) {
@@ -264,8 +273,7 @@ impl Core {
             self.remember(slot, connections, &told);
         }
         let dropped = self.sessions[slot].egress.append(&later, &mut self.chunks, &self.settings.bounds);
-        self.sessions[slot].totals.dropped += u64::from(dropped.data + dropped.disco);
-        self.count_dropped(DropReason::QueueHead, dropped);
+        self.dropped_from_queue(slot, DropReason::QueueHead, dropped);
         if driver.attach(slot, socket).is_err() {
             ended = Some(CloseReason::Internal);
         }

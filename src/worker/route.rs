@@ -81,6 +81,7 @@ impl Core {
             if forwarded && target.introduce {
                 self.introduce_key(&NodeKey::from_prefix(&frame[HEADER_LEN..]), slot);
             }
+            self.stats.packets_local.add(1);
             self.enqueue(slot, frame, disco, queued_us);
             return;
         }
@@ -88,6 +89,7 @@ impl Core {
         let parcel = Parcel { to: target.to, at: 0, len: 0, queued_us, disco, introduce: target.introduce };
         let dropped = self.mailbox.send_packet(parcel, frame);
         if dropped.any() {
+            self.stats.outbox_dropped.add(u64::from(dropped.data + dropped.disco));
             self.count_dropped(DropReason::QueueHead, dropped);
         }
     }

@@ -104,6 +104,7 @@ impl Core {
         session.totals.bytes_out += payload;
         self.stats.packets_sent.add(packets);
         self.stats.bytes_sent.add(payload);
+        self.stats.unqueued(packets, payload);
     }
 
     /// The socket is full. The write timeout runs from here, and from each sign that the peer still takes something.
@@ -171,6 +172,7 @@ impl Core {
 
     #[inline]
     fn seal(&mut self, slot: u32, transport: &mut Transport, id: ChunkId) -> Result<(), TlsFault> {
+        self.stats.record_bytes.record(self.chunks[id].len() as u64);
         match transport {
             Transport::Plain => {}
             Transport::Tls13(records) => {

@@ -204,6 +204,9 @@ impl World {
             self.move_some();
             self.turn_some()?;
             self.read_some()?;
+            if step % 16 == 0 {
+                self.check_accounts("under way")?;
+            }
             if self.random.chance(60) {
                 let ms = 1 + self.random.below(900) as u64;
                 self.net.advance(Duration::from_millis(ms));
@@ -587,7 +590,40 @@ impl World {
         Ok(())
     }
 
+    /// What the counters say adds up at any moment, whatever is on its way.
+    fn check_accounts(&self, when: &str) -> Result<(), String> {
+        let (mut came, mut went, mut moving, mut between) = (0, 0, 0_u64, 0_u64);
+        for (at, worker) in self.workers.iter().enumerate() {
+            let stats = worker.core().stats();
+            let dropped = |reason: DropReason| -> u64 {
+                stats.dropped_packets[reason as usize].iter().map(|cell| cell.get()).sum()
+            };
+            let here = stats.packets_received.get() + stats.packets_forwarded_in.get();
+            let nowhere = dropped(DropReason::UnknownDest) + dropped(DropReason::UnknownDestOnFwd);
+            let routed = stats.packets_local.get() + stats.packets_to_workers.get() + nowhere;
+            if here != routed {
+                return Err(format!("{when}: worker {at} received {here} packets and routed {routed}"));
+            }
+            let (queued, held) = (stats.queued_packets.get(), worker.core().packets_queued());
+            if queued != held {
+                return Err(format!("{when}: worker {at} counts {queued} packets in queues that hold {held}"));
+            }
+            let bytes = stats.queued_bytes.get();
+            if bytes > 1 << 40 || (queued == 0 && bytes != 0) {
+                return Err(format!("{when}: worker {at} counts {bytes} bytes in {queued} packets"));
+            }
+            came += here;
+            went += stats.packets_sent.get() + stats.dropped() + queued;
+            between = between.wrapping_add(stats.packets_to_workers.get() - stats.outbox_dropped.get());
+            between = between.wrapping_sub(stats.packets_from_workers.get());
+            moving = moving.wrapping_add(stats.packets_moved_out.get()).wrapping_sub(stats.packets_moved_in.get());
+        }
+        went += between.wrapping_add(moving);
+        if came == went { Ok(()) } else { Err(format!("{when}: {came} packets came, {went} are accounted for")) }
+    }
+
     fn check_counters(&mut self, when: &str) -> Result<(), String> {
+        self.check_accounts(when)?;
         let (mut came, mut went, mut held) = (0, 0, 0);
         for worker in &self.workers {
             let stats = worker.core().stats();

@@ -31,6 +31,23 @@ struct WirePart {
     disco_payload: u32,
 }
 
+impl Packed {
+    /// The packets in it, as if they were all dropped.
+    pub fn held(&self) -> Dropped {
+        let mut held = Dropped::default();
+        for meta in self.disco.metas.iter().chain(&self.data.metas) {
+            held.count(*meta);
+        }
+        for part in &self.wire {
+            held.disco += part.disco_packets;
+            held.disco_bytes += u64::from(part.disco_payload);
+            held.data += part.packets - part.disco_packets;
+            held.data_bytes += u64::from(part.payload - part.disco_payload);
+        }
+        held
+    }
+}
+
 impl Egress {
     /// Takes everything out of the chunks.
     pub fn pack(&mut self, pool: &mut ChunkPool) -> Packed {
