@@ -217,7 +217,7 @@ fn log_end(end: &SessionEnd) {
         bytes_in = t.bytes_in,
         packets_out = t.packets_out,
         bytes_out = t.bytes_out,
-        dropped = t.dropped,
+        dropped = t.dropped(),
         "peer left"
     );
 }

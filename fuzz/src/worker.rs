@@ -128,6 +128,7 @@ impl World {
             mesh: flags & 2 == 2,
             prober: flags & 4 == 4,
             not_ideal: flags & 8 == 8,
+            websocket: false,
         };
         let greeting = vec![0x03, 0, 0, 0, 0];
         let handover = Handover { socket, transport: ours, wire_in, plain_in, greeting, identity };

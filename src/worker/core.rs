@@ -197,7 +197,7 @@ impl Core {
 
     /// Packets that were queued for a session and will not be sent.
     pub(super) fn dropped_from_queue(&mut self, slot: u32, reason: DropReason, dropped: Dropped) {
-        self.sessions[slot].totals.dropped += u64::from(dropped.data + dropped.disco);
+        self.sessions[slot].totals.drops[reason as usize] += u64::from(dropped.data + dropped.disco);
         self.stats.unqueued(u64::from(dropped.data + dropped.disco), dropped.data_bytes + dropped.disco_bytes);
         self.count_dropped(reason, dropped);
     }

@@ -16,6 +16,7 @@ impl Core {
         if session.state != State::Open || self.stopping {
             return;
         }
+        session.active_at = self.now;
         // The transport is out of the session while frames run through the rest of the worker.
         match std::mem::replace(&mut session.transport, Transport::Plain) {
             Transport::Plain => self.frames(slot, bytes),

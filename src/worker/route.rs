@@ -123,6 +123,7 @@ impl Core {
     /// Nobody has this key. A disco packet is answered, within limits, so that its sender looks elsewhere.
     fn unknown(&mut self, slot: u32, dest: &NodeKey, disco: bool, payload: u64, reason: DropReason) {
         self.stats.drop_packets(reason, disco, 1, payload);
+        self.sessions[slot].totals.drops[reason as usize] += 1;
         let now = self.now;
         if disco && self.sessions[slot].not_here.take(crate::limits::NOT_HERE_BURST, now) {
             self.stats.peer_gone_not_here.add(1);

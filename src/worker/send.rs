@@ -245,7 +245,9 @@ impl Core {
         }
         if self.now >= self.sessions[slot].round_trip_at {
             self.sessions[slot].round_trip_at = self.now + limits::RTT_SAMPLE.as_nanos() as Nanos;
-            let label = driver.round_trip(slot).map_or(crate::stats::ROUND_TRIP_ERROR, crate::stats::round_trip_label);
+            let round_trip = driver.round_trip(slot);
+            self.sessions[slot].round_trip = round_trip;
+            let label = round_trip.map_or(crate::stats::ROUND_TRIP_ERROR, crate::stats::round_trip_label);
             self.stats.round_trip[label].add(1);
         }
         let mut next = self.sessions[slot].keep_alive_at.min(self.sessions[slot].round_trip_at);

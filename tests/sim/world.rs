@@ -263,7 +263,14 @@ impl World {
             wire_in,
             plain_in,
             greeting,
-            identity: Identity { key: NodeKey(key), address: None, mesh, prober: false, not_ideal: false },
+            identity: Identity {
+                key: NodeKey(key),
+                address: None,
+                mesh,
+                prober: false,
+                not_ideal: false,
+                websocket: false,
+            },
         };
         let worker = self.random.below(self.plan.workers);
         assert!(self.common.commands[worker].push(Command::Adopt(Box::new(handover))).is_ok());
