@@ -265,6 +265,18 @@ impl Egress {
         self.wire.link(pool, id);
     }
 
+    /// Appends to the wire what the socket did not take of a packet with `payload` bytes.
+    pub fn push_rest(&mut self, pool: &mut ChunkPool, bytes: &[u8], payload: u32, disco: bool) {
+        for (at, part) in bytes.chunks(CAPACITY).enumerate() {
+            let id = pool.take();
+            pool[id].append(part);
+            if at == 0 {
+                pool[id].count_packet(payload, disco);
+            }
+            self.push_wire(pool, id);
+        }
+    }
+
     /// First committed chunk; its successors follow by `next`.
     #[inline]
     pub fn wire_head(&self) -> ChunkId {
