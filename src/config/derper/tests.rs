@@ -157,6 +157,10 @@ fn the_environment_is_read_and_checked() {
     assert_eq!(with("DERP_DEBUG_LOGS", "false").unwrap().warnings.len(), 0);
     assert_eq!(with("DERP_DEBUG_LOGS", "true").unwrap().warnings.len(), 1);
     assert_eq!(with("TS_DEBUG_KEY_PATH", "/k").unwrap().warnings.len(), 1);
+    assert!(with("DERPRING_PLACEMENT", "login").is_ok());
+    assert!(with("DERPRING_PLACEMENT", "here").is_err());
+    assert!(with("DERPRING_BUSY_POLL", "50").is_ok());
+    assert!(with("DERPRING_BUSY_POLL", "1s").is_err());
     assert!(with("DERPRING_ADMIN_LISTEN", "").is_ok());
     assert!(with("DERPRING_ADMIN_LISTEN", ":1").is_err());
 }
