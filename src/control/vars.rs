@@ -46,7 +46,7 @@ impl Vars<'_> {
         put("counter_total_dup_client_conns", self.sum(|w| &w.dup_conns_total));
         put("accepts", self.edges.iter().map(|e| e.derp_accepts.get()).sum());
         put("bytes_received", self.sum(|w| &w.bytes_received));
-        put("packets_received", self.sum(|w| &w.packets_received));
+        put("packets_received", self.workers.iter().map(|w| w.received()).sum());
         put("bytes_sent", self.sum(|w| &w.bytes_sent));
         put("packets_sent", self.sum(|w| &w.packets_sent));
         put("packets_dropped", self.workers.iter().map(|w| w.dropped()).sum());
@@ -64,8 +64,8 @@ impl Vars<'_> {
         put("packet_forwarder_delete_other_value", 0);
         put("sclient_write_timeouts", self.sum(|w| &w.write_timeouts));
 
-        let disco = self.sum(|w| &w.packets_received_disco);
-        let other = self.sum(|w| &w.packets_received).saturating_sub(disco);
+        let disco = self.sum(|w| &w.packets_received[1]);
+        let other = self.sum(|w| &w.packets_received[0]);
         set.insert("counter_packets_received_kind".into(), json!({ "disco": disco, "other": other }));
         let reasons = DropReason::ALL.iter().map(|r| {
             let packets: u64 = self.workers.iter().flat_map(|w| &w.dropped_packets[*r as usize]).map(Cell::get).sum();
@@ -97,14 +97,14 @@ impl Vars<'_> {
 
     fn write_frames(&self) -> Value {
         let mut histogram = Map::new();
+        let mut count = 0;
         for (at, bound) in WRITE_FRAMES_BOUNDS.iter().enumerate() {
-            let count: u64 = self.workers.iter().map(|w| w.write_frames.bucket(at)).sum();
+            count += self.workers.iter().filter_map(|w| w.write_frames.buckets().nth(at)).map(|b| b.1).sum::<u64>();
             histogram.insert(bound.to_string(), count.into());
         }
-        let count = self.sum(|w| &w.write_frames.count);
-        let below: u64 = histogram.values().filter_map(Value::as_u64).sum();
-        histogram.insert("+Inf".into(), count.saturating_sub(below).into());
-        histogram.insert("sum".into(), self.sum(|w| &w.write_frames.sum).into());
+        count += self.workers.iter().map(|w| w.write_frames.above()).sum::<u64>();
+        histogram.insert("+Inf".into(), count.into());
+        histogram.insert("sum".into(), self.workers.iter().map(|w| w.write_frames.sum()).sum::<u64>().into());
         histogram.insert("count".into(), count.into());
         Value::Object(histogram)
     }
