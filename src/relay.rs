@@ -111,6 +111,7 @@ impl Relay {
                 packets_min: limits::QUEUE_PACKETS_MIN,
             },
             chunks_max: budget.chunks_per_worker(),
+            run_bytes: limits::RUN_BYTES,
             write_timeout: config.tcp.write_timeout,
             moves: config.moves,
             busy_poll: config.busy_poll,
@@ -242,7 +243,7 @@ fn log_end(end: &SessionEnd) {
         bytes_in = t.bytes_in,
         packets_out = t.packets_out,
         bytes_out = t.bytes_out,
-        dropped = t.dropped,
+        dropped = t.dropped(),
         "peer left"
     );
 }

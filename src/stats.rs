@@ -173,6 +173,12 @@ impl<const N: usize> Powers<N> {
         self.sum.add(value);
     }
 
+    /// Records zero, so many times.
+    #[inline]
+    pub fn record_zeros(&self, times: u64) {
+        self.buckets[0].add(times);
+    }
+
     /// Bounds with the number of values in each bucket, in rising order; behind them what is above the last.
     pub fn buckets(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
         self.buckets.iter().enumerate().map(|(at, cell)| (1 << (self.lowest as usize + at), cell.get()))

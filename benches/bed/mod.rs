@@ -33,6 +33,7 @@ impl Bed {
         let settings = Settings {
             bounds,
             chunks_max,
+            run_bytes: derpring::limits::RUN_BYTES,
             write_timeout: Duration::ZERO,
             moves: false,
             busy_poll: Duration::ZERO,
@@ -56,7 +57,7 @@ impl Bed {
             wire_in: Vec::new(),
             plain_in: Vec::new(),
             greeting: GREETING.to_vec(),
-            identity: Identity { key, address: None, mesh: false, prober: false, not_ideal: false },
+            identity: Identity { key, address: None, mesh: false, prober: false, not_ideal: false, websocket: false },
         };
         assert!(self.common.commands[worker].push(Command::Adopt(Box::new(handover))).is_ok());
         let mut peer = Peer { key, end, transport: theirs, wire: Vec::new(), plain: Vec::new() };

@@ -55,6 +55,7 @@ impl World {
         let settings = Settings {
             bounds: Bounds { packets: 8, bytes: 20_000, packets_min: 4 },
             chunks_max: 24,
+            run_bytes: 300,
             write_timeout: Duration::from_secs(2),
             moves: true,
             busy_poll: Duration::ZERO,
@@ -128,6 +129,7 @@ impl World {
             mesh: flags & 2 == 2,
             prober: flags & 4 == 4,
             not_ideal: flags & 8 == 8,
+            websocket: false,
         };
         let greeting = vec![0x03, 0, 0, 0, 0];
         let handover = Handover { socket, transport: ours, wire_in, plain_in, greeting, identity };

@@ -80,7 +80,9 @@ impl Epoll {
             Ok((0, _)) => End::Closed,
             Ok((n, _)) => {
                 conn.flow.weigh(n);
-                sink.received(slot, &mut self.buffer[..n]);
+                let mut buffer = std::mem::take(&mut self.buffer);
+                sink.received(self, slot, &mut buffer[..n]);
+                self.buffer = buffer;
                 sink.settle(self);
                 return;
             }

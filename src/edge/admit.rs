@@ -123,6 +123,7 @@ mod tests {
                 mesh: false,
                 prober: false,
                 not_ideal: false,
+                websocket: false,
             };
             let event = Event::Closed(SessionEnd {
                 worker: 0,

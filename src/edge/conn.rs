@@ -255,6 +255,7 @@ async fn hand_over<H: Host>(
             mesh: login.is_mesh(edge.shared.mesh_key.as_ref()),
             prober: login.info.is_prober,
             not_ideal: admitted.not_ideal,
+            websocket: false,
         },
     };
     adopt(edge, Box::new(handover), deadline).await?;

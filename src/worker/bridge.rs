@@ -4,8 +4,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 
 use crate::proto::key::NodeKey;
-use crate::stats::CloseReason;
+use crate::stats::{CloseReason, DropReason};
 use crate::tls::Transport;
+use crate::worker::listing;
 pub use crate::worker::moving::Arrival;
 
 /// A connection that has proved who it is, on its way to the worker that will own it.
@@ -36,6 +37,8 @@ pub struct Identity {
     pub prober: bool,
     /// Said that it is not connected to its ideal node.
     pub not_ideal: bool,
+    /// Speaks through a WebSocket.
+    pub websocket: bool,
 }
 
 /// Edge to worker, and worker to worker what does not fit into a batch.
@@ -44,6 +47,8 @@ pub enum Command<S = OwnedFd> {
     Adopt(Box<Handover<S>>),
     /// From another worker.
     Arrive(Box<Arrival<S>>),
+    /// Who is connected?
+    List(listing::Request),
     /// Send Restarting, flush what peers take within the time, close everything, end the worker.
     Stop {
         flush: std::time::Duration,
@@ -81,6 +86,14 @@ pub struct Totals {
     pub bytes_in: u64,
     pub packets_out: u64,
     pub bytes_out: u64,
-    /// On their way to it.
-    pub dropped: u64,
+    /// Packets that were not delivered: those from it that had nowhere to go, else those on their way to it.
+    pub drops: [u64; DropReason::COUNT],
+}
+
+impl Totals {
+    /// Packets on their way to it that it did not get.
+    pub fn dropped(&self) -> u64 {
+        let from_it = [DropReason::UnknownDest, DropReason::UnknownDestOnFwd];
+        self.drops.iter().sum::<u64>() - from_it.iter().map(|reason| self.drops[*reason as usize]).sum::<u64>()
+    }
 }

@@ -28,6 +28,8 @@ pub struct Settings {
     pub bounds: Bounds,
     /// Chunks of all queues together, before the longest are cut.
     pub chunks_max: usize,
+    /// Of a run that is sent without being queued, at least.
+    pub run_bytes: usize,
     /// Zero: never.
     pub write_timeout: Duration,
     /// Sessions move to the worker that most of their packets go to.
@@ -197,7 +199,7 @@ impl Core {
 
     /// Packets that were queued for a session and will not be sent.
     pub(super) fn dropped_from_queue(&mut self, slot: u32, reason: DropReason, dropped: Dropped) {
-        self.sessions[slot].totals.dropped += u64::from(dropped.data + dropped.disco);
+        self.sessions[slot].totals.drops[reason as usize] += u64::from(dropped.data + dropped.disco);
         self.stats.unqueued(u64::from(dropped.data + dropped.disco), dropped.data_bytes + dropped.disco_bytes);
         self.count_dropped(reason, dropped);
     }
@@ -250,6 +252,13 @@ impl Core {
         self.stats.queue_time.record(u64::from(us));
         let ms = f64::from(us / 1000);
         self.queue_ms += 0.1 * (ms - self.queue_ms);
+    }
+
+    /// The same for packets that did not wait.
+    #[inline]
+    pub(super) fn sample_at_once(&mut self, packets: u64) {
+        self.stats.queue_time.record_zeros(packets);
+        self.queue_ms *= 0.9_f64.powi(packets as i32);
     }
 
     /// Now and then, and only when nothing is queued: memory of a past burst goes back. A burst that comes back sooner
@@ -343,9 +352,9 @@ impl Sink for Core {
     }
 
     #[inline]
-    fn received(&mut self, slot: u32, bytes: &mut [u8]) {
+    fn received<D: Driver>(&mut self, driver: &mut D, slot: u32, bytes: &mut [u8]) {
         self.active_at = self.now;
-        self.ingest(slot, bytes);
+        self.receive(driver, slot, bytes);
     }
 
     #[inline]

@@ -199,6 +199,15 @@ impl Egress {
         held
     }
 
+    /// When the oldest packet was queued that the kernel has not taken.
+    pub fn oldest(&self, pool: &ChunkPool) -> Option<u32> {
+        let first = |queue: &Queue| {
+            let frames = if queue.head == NIL { &[] } else { pool[queue.head].frames() };
+            frames.iter().find(|meta| meta.class != FrameClass::Control).map(|meta| meta.queued_us)
+        };
+        first(&self.wire).or_else(|| [&self.disco, &self.data].into_iter().filter_map(first).min())
+    }
+
     /// Takes the next chunk out of the queues for sealing: whole frames, control first, then disco, then data.
     ///
     /// While the chunk's last frame goes on, [`Self::commit_rest`] must follow at once.
@@ -254,6 +263,18 @@ impl Egress {
     #[inline]
     pub fn push_wire(&mut self, pool: &mut ChunkPool, id: ChunkId) {
         self.wire.link(pool, id);
+    }
+
+    /// Appends to the wire what the socket did not take of a packet with `payload` bytes.
+    pub fn push_rest(&mut self, pool: &mut ChunkPool, bytes: &[u8], payload: u32, disco: bool) {
+        for (at, part) in bytes.chunks(CAPACITY).enumerate() {
+            let id = pool.take();
+            pool[id].append(part);
+            if at == 0 {
+                pool[id].count_packet(payload, disco);
+            }
+            self.push_wire(pool, id);
+        }
     }
 
     /// First committed chunk; its successors follow by `next`.

@@ -7,12 +7,14 @@
 //! ```
 
 pub mod bridge;
+mod bulk;
 mod control;
 mod core;
 pub mod directory;
 pub mod egress;
 mod ingress;
 mod life;
+pub mod listing;
 mod mail;
 pub mod mailbox;
 pub mod moving;
@@ -214,6 +216,7 @@ impl<D: Driver> Worker<D> {
             match command {
                 Command::Adopt(handover) => self.adopt(handover),
                 Command::Arrive(arrival) => self.core.arrive(&mut self.driver, *arrival),
+                Command::List(request) => self.core.list(request),
                 Command::Stop { flush, reconnect_spread } => self.begin_stop(flush, reconnect_spread),
             }
         }

@@ -7,12 +7,15 @@ use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use tokio::sync::oneshot;
+
 use crate::driver::epoll::Epoll;
 use crate::driver::probe::Choice;
 use crate::driver::uring::Uring;
 use crate::driver::{Driver, WakeHandle};
 use crate::stats::WorkerStats;
 use crate::worker::bridge::{Command, Event, Handover};
+use crate::worker::listing::{Client, Page, Request};
 use crate::worker::{Common, Doorbell, Next, Settings, Worker, mailbox, placement};
 
 pub struct Pool {
@@ -83,6 +86,28 @@ impl Pool {
             Err(Command::Adopt(handover)) => Err(handover),
             Err(_) => unreachable!("what was pushed comes back"),
         }
+    }
+
+    /// Asks a worker for some of its sessions: those from slot `from` on, as many as `rows`, which is empty, has room
+    /// for. The answer comes at the end of its turn; none when it has ended.
+    ///
+    /// # Errors
+    /// The worker's queue is full; gives `rows` back.
+    pub fn list(&self, worker: usize, from: u32, rows: Vec<Client>) -> Result<oneshot::Receiver<Page>, Vec<Client>> {
+        let (reply, page) = oneshot::channel();
+        match self.common.commands[worker].push(Command::List(Request { from, rows, reply })) {
+            Ok(()) => {
+                self.common.bells[worker].ring();
+                Ok(page)
+            }
+            Err(Command::List(request)) => Err(request.rows),
+            Err(_) => unreachable!("what was pushed comes back"),
+        }
+    }
+
+    /// Chains that wait in the inbox of a worker.
+    pub fn inbox(&self, worker: usize) -> usize {
+        self.common.inboxes[worker].len()
     }
 
     pub fn pop_event(&self) -> Option<Event> {

@@ -1,5 +1,7 @@
 //! One peer's connection as its worker sees it, and the table of them.
 
+use std::time::Duration;
+
 use crate::driver::Nanos;
 use crate::mem::batch::ConnId;
 use crate::proto::deframe::Deframer;
@@ -82,6 +84,9 @@ pub struct Session {
     pub keep_alive_at: Nanos,
     pub keep_alive_every: Nanos,
     pub round_trip_at: Nanos,
+    pub round_trip: Option<Duration>,
+    /// When it last sent anything.
+    pub active_at: Nanos,
     pub blocked_since: Nanos,
     /// What the peer had not acknowledged when that was last asked.
     pub blocked_bytes: Option<u32>,
@@ -144,13 +149,22 @@ impl Session {
             deframer: Deframer::default(),
             egress: Egress::default(),
             routes: [None; ROUTES],
-            identity: Identity { key: NodeKey::ZERO, address: None, mesh: false, prober: false, not_ideal: false },
+            identity: Identity {
+                key: NodeKey::ZERO,
+                address: None,
+                mesh: false,
+                prober: false,
+                not_ideal: false,
+                websocket: false,
+            },
             since: 0,
             spoke_at: 0,
             alarm: 0,
             keep_alive_at: 0,
             keep_alive_every: 0,
             round_trip_at: 0,
+            round_trip: None,
+            active_at: 0,
             blocked_since: 0,
             blocked_bytes: None,
             not_here: TokenBucket { tokens: 0, at: 0 },

@@ -9,6 +9,7 @@ use derpring::stats::{CloseReason, DropReason};
 use derpring::tls::Transport;
 use derpring::worker::bridge::{Command, Event, Handover, Identity};
 use derpring::worker::egress::Bounds;
+use derpring::worker::listing::Request;
 use derpring::worker::{Common, Next, Settings, Worker};
 
 use crate::client::{Client, Got};
@@ -32,6 +33,7 @@ impl Stage {
         let settings = Settings {
             bounds: Bounds { packets: queue, bytes: 1 << 24, packets_min: 8 },
             chunks_max: 10_000,
+            run_bytes: 600,
             write_timeout: Duration::from_secs(2),
             moves: true,
             busy_poll: Duration::ZERO,
@@ -59,7 +61,14 @@ impl Stage {
             wire_in: Vec::new(),
             plain_in: Vec::new(),
             greeting: vec![3, 0, 0, 0, 0],
-            identity: Identity { key: NodeKey(key), address: None, mesh: false, prober: false, not_ideal: false },
+            identity: Identity {
+                key: NodeKey(key),
+                address: None,
+                mesh: false,
+                prober: false,
+                not_ideal: false,
+                websocket: false,
+            },
         };
         assert!(self.common.commands[worker].push(Command::Adopt(Box::new(handover))).is_ok());
         self.clients.push(Client::new(id, peer, key, false, end, Transport::Plain));
@@ -201,6 +210,80 @@ fn a_stuck_worker_costs_data_and_nothing_else() {
     assert!(numbers.len() < sent);
     assert!(matches!(got.last(), Some(Got::Gone { reason: 0, .. }) | Some(Got::Packet { .. })));
     assert_eq!(got.iter().filter(|g| matches!(g, Got::Gone { .. })).count(), 1, "the departure arrives");
+}
+
+#[test]
+fn a_worker_tells_page_by_page_who_is_there() {
+    let mut stage = Stage::new(1);
+    let clients: Vec<_> = (0..5).map(|_| stage.join(0)).collect();
+    stage.send(clients[0], clients[3], 3, false, 100);
+    stage.run(2);
+    stage.read(clients[3]);
+    stage.net.advance(Duration::from_secs(3));
+    // A frame for nobody, and one for a peer that takes nothing.
+    stage.clients[clients[1]].send_frame(0x04, &[&[0x99; 32][..], b"nowhere"].concat());
+    stage.clients[clients[3]].end.set_room(0);
+    stage.send(clients[1], clients[3], 1, true, 200);
+    stage.clients[clients[2]].end.close();
+    stage.run(2);
+    stage.net.advance(Duration::from_millis(500));
+    stage.run(1);
+    let (mut from, mut pages, mut rows) = (Some(0), Vec::new(), Vec::new());
+    while let Some(slot) = from {
+        let (reply, mut page) = tokio::sync::oneshot::channel();
+        let request = Request { from: slot, rows: Vec::with_capacity(2), reply };
+        assert!(stage.common.commands[0].push(Command::List(request)).is_ok());
+        stage.run(1);
+        let page = page.try_recv().expect("answered within the turn");
+        pages.push(page.rows.len());
+        rows.extend(page.rows);
+        from = page.next;
+    }
+    assert_eq!(pages, [2, 2], "the slot of who has left is passed over");
+    let row = |at: usize| rows.iter().find(|row| row.key == NodeKey([at as u8 + 1; 32])).unwrap();
+    assert_eq!((row(0).totals.packets_in, row(1).totals.packets_in), (3, 2));
+    assert_eq!((row(3).totals.packets_out, row(4).totals.packets_out), (3, 0));
+    assert_eq!(row(1).totals.drops[DropReason::UnknownDest as usize], 1);
+    assert_eq!((row(0).queued_packets, row(3).queued_packets), (0, 1));
+    assert!(row(3).queue_age.is_some_and(|age| age >= Duration::from_millis(500)) && row(0).queue_age.is_none());
+    assert!(row(0).idle >= Duration::from_secs(3) && row(1).idle < Duration::from_secs(1));
+    assert!(row(0).age >= Duration::from_secs(3) && row(0).tls.is_none() && row(0).worker == 0);
+}
+
+/// Much for one peer goes out from where it came in; what its socket does not take waits, whole and in order.
+#[test]
+fn a_run_is_sent_where_it_lies_and_its_rest_is_kept() {
+    for room in [0, 1, 4, 5, 36, 37, 150, 700, 2000, 1 << 20] {
+        let mut stage = Stage::new(1);
+        let (sender, receiver) = (stage.join(0), stage.join(0));
+        let before = stage.workers[0].core().stats().record_bytes.sum();
+        // A frame that straddles two receives goes ahead of the run behind it.
+        let (key, peer) = (stage.clients[receiver].key, stage.clients[receiver].peer);
+        let first = stage.clients[sender].packet(&key, peer, false, 700);
+        stage.clients[sender].end.write(&first[..300]);
+        stage.run(1);
+        stage.clients[sender].end.write(&first[300..]);
+        stage.clients[receiver].end.set_room(room);
+        stage.send(sender, receiver, 10, false, 100);
+        stage.send(sender, receiver, 2, true, 100);
+        stage.run(1);
+        let stats = stage.workers[0].core().stats();
+        assert_eq!(stats.packets_received.get(), 13);
+        assert_eq!(stats.packets_sent.get() + stats.queued_packets.get(), 13, "room {room}");
+        assert_eq!(stats.queued_packets.get(), stage.workers[0].core().packets_queued());
+        if room == 1 << 20 {
+            let copied = stats.record_bytes.sum() - before;
+            assert_eq!(copied, first.len() as u64, "the run was not copied into a chunk");
+        }
+        let mut got = Vec::new();
+        for _ in 0..120 {
+            got.extend(stage.read(receiver));
+            stage.clients[receiver].end.set_room(room.max(50));
+            stage.run(2);
+        }
+        assert_eq!(numbers(&got).len(), 13, "room {room}: {got:?}");
+        assert_eq!(stage.workers[0].core().memory_held().0, 0);
+    }
 }
 
 #[test]
