@@ -214,6 +214,8 @@ pub struct WorkerStats {
     pub connections: Cell,
     pub home_connections: Cell,
     pub not_ideal_connections: Cell,
+    /// By [`TlsVersion`](crate::tls::handshake::TlsVersion); plain ones are in neither.
+    pub tls_connections: [Cell; 2],
     pub watchers: Cell,
     /// Of the whole relay, as this worker's directory has it.
     pub keys: Cell,
@@ -300,6 +302,7 @@ impl Default for WorkerStats {
             connections: Cell::default(),
             home_connections: Cell::default(),
             not_ideal_connections: Cell::default(),
+            tls_connections: cells(),
             watchers: Cell::default(),
             keys: Cell::default(),
             dup_keys: Cell::default(),

@@ -113,6 +113,7 @@ fn the_top_level_of_vars_is_derpers() {
         "derp_packets_dropped",
         "derp_websocket_accepts",
         "derper_tls_request_version",
+        "gauge_derper_tls_active_version",
         "node_boot_time_seconds",
         "process",
         "process_start_unix_time",
@@ -161,6 +162,7 @@ fn numbers_are_those_of_the_cells_in_both_forms() {
     ground.workers[0].keys.set(8);
     ground.edges[0].accepts.add(9);
     ground.edges[1].tls13.add(10);
+    worker.tls_connections[0].set(13);
     ground.edges[1].websocket_accepts.add(11);
     ground.edges[0].derp_accepts.add(12);
 
@@ -211,6 +213,7 @@ fn numbers_are_those_of_the_cells_in_both_forms() {
         "derp_mesh_update_loop_count_bucket{le=\"+Inf\"} 0",
         "derp_websocket_accepts 11",
         "derper_tls_request_version{version=\"1.3\"} 10",
+        "derper_tls_active_version{version=\"1.2\"} 13",
         "stun_addrfamily{family=\"ipv4\"} 0",
         "stun_requests{disposition=\"success\"} 0",
         "tls_listener_accepted_connections 9",
@@ -259,6 +262,7 @@ fn varz_has_derpers_names_types_and_order() {
     ];
     let behind = [
         ("counter", "derp_websocket_accepts"),
+        ("gauge", "derper_tls_active_version"),
         ("untyped", "derper_tls_request_version"),
         ("untyped", "node_boot_time_seconds"),
         ("untyped", "process_start_unix_time"),

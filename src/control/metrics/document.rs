@@ -30,7 +30,8 @@ the same order, with the numbers of the series above. What differs:
 - `derp_packets_dropped` and `derp_bytes_dropped` are objects in `/debug/vars`, by `reason/kind`; derper prints the name
   of a Go type.
 - `counter_tcp_rtt` has all its labels from the start.
-- `derper_tls_request_version` counts TLS handshakes, not the requests that came over them.
+- `derper_tls_request_version` counts TLS handshakes, not the requests that came over them;
+  `derper_tls_active_version` counts clients that are logged in.
 - What this relay does not do yet is at zero: `packets_forwarded_out`, `gauge_clients_remote`, `multiforwarder_*`,
   `counter_mesh_update_*`, `stun`, `counter_bootstrap_dns_*`, `counter_rejected_connections`. The members for
   `-rate-config` come with it.
