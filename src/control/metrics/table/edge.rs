@@ -17,7 +17,7 @@ pub static SERIES: &[Series] = &[
         "derpring_edge_accepts_total",
         Unit::Count,
         "TCP connections accepted.",
-        "Probes, browsers and strangers are among them; coder_derp_server_accepts_total counts those that ask for DERP.",
+        "Probes and strangers are among them; coder_derp_server_accepts_total counts those that ask for DERP.",
         "Many accepts with few logins are strangers or probes: derpring_edge_logins_total says what becomes of them.",
         Source::Edge(|p, edge| p.edges[edge].accepts.into()),
     ),
