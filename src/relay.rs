@@ -219,6 +219,10 @@ impl Workers for Crew {
         Ok(())
     }
 
+    fn ring(&self, worker: usize) {
+        self.pool.ring(worker);
+    }
+
     fn pop_event(&self) -> Option<Event> {
         let event = self.pool.pop_event()?;
         let Event::Closed(end) = &event;
