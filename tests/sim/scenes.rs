@@ -268,7 +268,7 @@ fn a_run_is_sent_where_it_lies_and_its_rest_is_kept() {
         stage.send(sender, receiver, 2, true, 100);
         stage.run(1);
         let stats = stage.workers[0].core().stats();
-        assert_eq!(stats.packets_received.get(), 13);
+        assert_eq!(stats.received(), 13);
         assert_eq!(stats.packets_sent.get() + stats.queued_packets.get(), 13, "room {room}");
         assert_eq!(stats.queued_packets.get(), stage.workers[0].core().packets_queued());
         if room == 1 << 20 {
