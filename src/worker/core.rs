@@ -202,6 +202,11 @@ impl Core {
         self.sessions[slot].totals.drops[reason as usize] += u64::from(dropped.data + dropped.disco);
         self.stats.unqueued(u64::from(dropped.data + dropped.disco), dropped.data_bytes + dropped.disco_bytes);
         self.count_dropped(reason, dropped);
+        // The oldest are as old as each other, or nearly: they were thrown out at once.
+        if let (DropReason::QueueHead, Some(queued_us)) = (reason, dropped.queued_us) {
+            let waited = self.now_us().wrapping_sub(queued_us);
+            (0..dropped.data + dropped.disco).for_each(|_| self.average_queue_time(waited));
+        }
     }
 
     pub(super) fn count_dropped(&self, reason: DropReason, dropped: Dropped) {
@@ -245,16 +250,22 @@ impl Core {
         (self.now / 1000) as u32
     }
 
-    /// Mean time in the queue: a tenth of each new sample.
+    /// A packet leaves its queue to be sent.
     #[inline]
     pub(super) fn sample_queue_time(&mut self, queued_us: u32) {
-        let us = self.now_us().wrapping_sub(queued_us);
-        self.stats.queue_time.record(u64::from(us));
-        let ms = f64::from(us / 1000);
+        let waited = self.now_us().wrapping_sub(queued_us);
+        self.stats.queue_time.record(u64::from(waited));
+        self.average_queue_time(waited);
+    }
+
+    /// Mean time in the queue, of packets that were thrown out too (the reference's rule): a tenth of each new sample.
+    #[inline]
+    fn average_queue_time(&mut self, waited_us: u32) {
+        let ms = f64::from(waited_us / 1000);
         self.queue_ms += 0.1 * (ms - self.queue_ms);
     }
 
-    /// The same for packets that did not wait.
+    /// So many packets are sent without having waited.
     #[inline]
     pub(super) fn sample_at_once(&mut self, packets: u64) {
         self.stats.queue_time.record_zeros(packets);
