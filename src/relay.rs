@@ -1,15 +1,15 @@
 //! Puts a relay together from its parts and runs it until it is told to stop.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::sync::{Arc, mpsc};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, OnceLock, mpsc};
+use std::time::{Duration, Instant, SystemTime};
 use std::{fmt, io};
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tracing::info;
 
 use crate::config::{Backend, Config, KeySource, TcpOptions, keys};
-use crate::control::vars::{Vars, resident_bytes};
+use crate::control::metrics::{self, Collector};
 use crate::control::{cores, nofile, signals};
 use crate::driver::Nanos;
 use crate::driver::probe::{self, Choice};
@@ -21,6 +21,7 @@ use crate::tls::identity;
 use crate::worker::Settings;
 use crate::worker::bridge::{Event, Handover, SessionEnd};
 use crate::worker::egress::Bounds;
+use crate::worker::mailbox;
 use crate::worker::pool::{Pool, Threads};
 
 /// Why the relay did not start: the operator's to mend, and the text says how.
@@ -88,6 +89,7 @@ impl Relay {
     /// # Errors
     /// Anything that keeps it from starting.
     pub fn start(config: Config) -> Result<Self, StartError> {
+        let started = SystemTime::now();
         let key = match &config.key {
             KeySource::Ephemeral => keys::generate()?,
             KeySource::File(path) => keys::load_or_create(path)?,
@@ -116,7 +118,8 @@ impl Relay {
             seed: u64::from_ne_bytes(first_eight(&public)),
         };
         let (pool, threads) = Pool::start(workers, &cores.cpus, &choice, &settings).map_err(StartError::Workers)?;
-        let crew = Arc::new(Crew { pool, edges: std::sync::OnceLock::new(), memory_at_start: resident_bytes() });
+        let crew = Arc::new(Crew { pool, collector: OnceLock::new() });
+        let memory_at_start = metrics::resident_bytes();
         let mut edge_config = EdgeConfig::new(listeners, Arc::new(Keys::new(*key.as_bytes())));
         edge_config.tls = tls;
         edge_config.mesh_key = config.mesh_key.as_ref().map(|k| k.0);
@@ -130,7 +133,29 @@ impl Relay {
             Choice::Epoll { why } => Err(why.clone()),
         };
         let edge = edge::start(edge_config, crew.clone())?;
-        let _ = crew.edges.set(edge.stats().clone());
+        let pool = crew.pool.clone();
+        let sources = metrics::Sources {
+            workers: crew.pool.stats().clone(),
+            edges: edge.stats().clone(),
+            inboxes: Arc::new(move |worker| pool.inbox_depth(worker)),
+            limits: metrics::Limits {
+                max_clients: max_clients as u64,
+                half_open: limits::HALF_OPEN_MAX as u64,
+                inbox_chains: mailbox::INBOX_CHAINS as u64,
+                queue_memory: budget.per_worker,
+                acquaintances: limits::ACQUAINTANCES_MAX as u64,
+                descriptors: nofile::limit(),
+            },
+            build: metrics::Build {
+                version: env!("CARGO_PKG_VERSION"),
+                backend: if matches!(choice, Choice::Uring { .. }) { "io_uring" } else { "epoll" },
+                edge_backend: if matches!(edge.backend(), edge::Backend::Uring) { "io_uring" } else { "epoll" },
+                tls: !matches!(config.tls, crate::config::TlsMode::None),
+            },
+            started,
+            memory_at_start,
+        };
+        let _ = crew.collector.set(Collector::new(sources));
         let block = StartBlock {
             addresses: &addresses,
             tls: !matches!(config.tls, crate::config::TlsMode::None),
@@ -171,8 +196,8 @@ impl Relay {
 /// The workers as the edge sees them.
 struct Crew {
     pool: Arc<Pool>,
-    edges: std::sync::OnceLock<Arc<[Arc<edge::Stats>]>>,
-    memory_at_start: u64,
+    /// Set when the edges have started, whose counters it reads.
+    collector: OnceLock<Collector>,
 }
 
 impl Workers for Crew {
@@ -201,8 +226,8 @@ impl Workers for Crew {
     }
 
     fn vars_json(&self) -> String {
-        let edges = self.edges.get().map_or(&[][..], |edges| edges);
-        Vars { workers: self.pool.stats(), edges, memory_at_start: self.memory_at_start }.to_json()
+        // Whoever asks in the instant before that is told nothing.
+        self.collector.get().map_or_else(|| "{}\n".to_owned(), Collector::vars_json)
     }
 }
 

@@ -117,33 +117,35 @@ reasons! {
 #[derive(Debug)]
 pub struct Histogram<const N: usize> {
     bounds: &'static [u64; N],
-    /// One per bound, not cumulative; what is above the last bound is only in `count`.
+    /// One per bound, not cumulative.
     buckets: [Cell; N],
-    pub sum: Cell,
-    pub count: Cell,
+    above: Cell,
+    sum: Cell,
 }
 
 impl<const N: usize> Histogram<N> {
     pub fn new(bounds: &'static [u64; N]) -> Self {
-        Self { bounds, buckets: std::array::from_fn(|_| Cell::default()), sum: Cell::default(), count: Cell::default() }
+        Self { bounds, buckets: std::array::from_fn(|_| Cell::default()), above: Cell::default(), sum: Cell::default() }
     }
 
     #[inline]
     pub fn record(&self, value: u64) {
         let at = self.bounds.partition_point(|bound| *bound < value);
-        if let Some(bucket) = self.buckets.get(at) {
-            bucket.add(1);
-        }
+        self.buckets.get(at).unwrap_or(&self.above).add(1);
         self.sum.add(value);
-        self.count.add(1);
     }
 
-    pub fn bounds(&self) -> &'static [u64; N] {
-        self.bounds
+    /// Bounds with the number of values in each bucket, in rising order; behind them what is above the last.
+    pub fn buckets(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        self.bounds.iter().copied().zip(self.buckets.iter().map(Cell::get))
     }
 
-    pub fn bucket(&self, at: usize) -> u64 {
-        self.buckets[at].get()
+    pub fn above(&self) -> u64 {
+        self.above.get()
+    }
+
+    pub fn sum(&self) -> u64 {
+        self.sum.get()
     }
 }
 
@@ -213,10 +215,10 @@ pub struct WorkerStats {
     pub dup_conns: Cell,
     pub dup_conns_total: Cell,
 
-    /// Payload bytes and packets that clients sent.
+    /// Payload bytes and packets that clients sent; of packets, data and disco apart. Their sum is not counted again:
+    /// whoever reads while the worker counts would see a sum that is not one.
     pub bytes_received: Cell,
-    pub packets_received: Cell,
-    pub packets_received_disco: Cell,
+    pub packets_received: [Cell; 2],
     pub bytes_sent: Cell,
     pub packets_sent: Cell,
     pub packets_forwarded_in: Cell,
@@ -298,8 +300,7 @@ impl Default for WorkerStats {
             dup_conns: Cell::default(),
             dup_conns_total: Cell::default(),
             bytes_received: Cell::default(),
-            packets_received: Cell::default(),
-            packets_received_disco: Cell::default(),
+            packets_received: cells(),
             bytes_sent: Cell::default(),
             packets_sent: Cell::default(),
             packets_forwarded_in: Cell::default(),
@@ -368,6 +369,11 @@ impl WorkerStats {
         self.queued_bytes.sub(payload);
     }
 
+    /// Packets that clients sent, data and disco.
+    pub fn received(&self) -> u64 {
+        self.packets_received.iter().map(Cell::get).sum()
+    }
+
     /// Packets dropped, for whatever reason.
     pub fn dropped(&self) -> u64 {
         self.dropped_packets.iter().flatten().map(Cell::get).sum()
@@ -386,5 +392,11 @@ mod tests {
         }
         assert_eq!(powers.buckets().collect::<Vec<_>>(), [(8, 3), (16, 2), (32, 1), (64, 1)]);
         assert_eq!((powers.above(), powers.sum()), (2, 180 + (u64::MAX >> 1)));
+        let bounds = Histogram::new(&[0, 8, 20]);
+        for value in [0, 1, 8, 9, 20, 21, 1000] {
+            bounds.record(value);
+        }
+        assert_eq!(bounds.buckets().collect::<Vec<_>>(), [(0, 1), (8, 2), (20, 2)]);
+        assert_eq!((bounds.above(), bounds.sum()), (2, 1059));
     }
 }

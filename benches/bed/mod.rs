@@ -84,7 +84,7 @@ impl Bed {
     pub fn counts(&self) -> (u64, u64, u64) {
         let stats = || self.workers.iter().map(|w| w.core().stats());
         (
-            stats().map(|s| s.packets_received.get()).sum(),
+            stats().map(|s| s.received()).sum(),
             stats().map(|s| s.packets_sent.get()).sum(),
             stats().map(|s| s.dropped()).sum(),
         )

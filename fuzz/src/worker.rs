@@ -145,7 +145,7 @@ impl World {
         let (mut came, mut went) = (0, 0);
         for worker in &self.workers {
             let stats = worker.core().stats();
-            came += stats.packets_received.get() + stats.packets_forwarded_in.get();
+            came += stats.received() + stats.packets_forwarded_in.get();
             went += stats.packets_sent.get() + stats.dropped() + worker.core().packets_held();
         }
         // Those in an inbox are neither here nor there.

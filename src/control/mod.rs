@@ -2,6 +2,6 @@
 
 pub mod cores;
 pub mod logging;
+pub mod metrics;
 pub mod nofile;
 pub mod signals;
-pub mod vars;

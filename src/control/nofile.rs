@@ -52,6 +52,11 @@ fn max_clients(wanted: Option<usize>, limit: usize, workers: usize, edges: usize
     }
 }
 
+/// Descriptors that this process may open.
+pub fn limit() -> u64 {
+    known(getrlimit(Resource::Nofile).current) as u64
+}
+
 /// The limit after raising it.
 fn raise() -> usize {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);

@@ -111,7 +111,7 @@ impl Core {
         let mut loads: Vec<f64> = (0..self.placement.busy.len())
             .map(|w| self.placement.busy[w].saturating_sub(before.get(w).copied().unwrap_or(0)) as f64 / span)
             .collect();
-        let handled = self.stats.packets_received.get() + self.stats.packets_sent.get();
+        let handled = self.stats.received() + self.stats.packets_sent.get();
         let packets = handled - std::mem::replace(&mut self.placement.handled, handled);
         self.placement.at = self.now;
         let nominated = std::mem::take(&mut self.placement.candidates);

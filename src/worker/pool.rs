@@ -117,8 +117,13 @@ impl Pool {
         Some(event)
     }
 
-    pub fn stats(&self) -> &[Arc<WorkerStats>] {
+    pub fn stats(&self) -> &Arc<[Arc<WorkerStats>]> {
         &self.common.stats
+    }
+
+    /// Chains that wait in the inbox of a worker.
+    pub fn inbox_depth(&self, worker: usize) -> usize {
+        self.common.inboxes[worker].len()
     }
 
     /// Tells every worker to stop: Restarting to all, then whatever peers take within `flush`.

@@ -25,9 +25,8 @@ impl Core {
         let totals = &mut self.sessions[slot].totals;
         totals.packets_in += 1;
         totals.bytes_in += payload;
-        self.stats.packets_received.add(1);
+        self.stats.packets_received[usize::from(disco)].add(1);
         self.stats.bytes_received.add(payload);
-        self.stats.packets_received_disco.add(u64::from(disco));
         let dest = NodeKey::from_prefix(&frame[HEADER_LEN..]);
         match self.route(slot, &dest) {
             Some(target) => {

@@ -605,7 +605,7 @@ impl World {
             let dropped = |reason: DropReason| -> u64 {
                 stats.dropped_packets[reason as usize].iter().map(|cell| cell.get()).sum()
             };
-            let here = stats.packets_received.get() + stats.packets_forwarded_in.get();
+            let here = stats.received() + stats.packets_forwarded_in.get();
             let nowhere = dropped(DropReason::UnknownDest) + dropped(DropReason::UnknownDestOnFwd);
             let routed = stats.packets_local.get() + stats.packets_to_workers.get() + nowhere;
             if here != routed {
@@ -634,7 +634,7 @@ impl World {
         let (mut came, mut went, mut held) = (0, 0, 0);
         for worker in &self.workers {
             let stats = worker.core().stats();
-            came += stats.packets_received.get() + stats.packets_forwarded_in.get();
+            came += stats.received() + stats.packets_forwarded_in.get();
             went += stats.packets_sent.get() + stats.dropped();
             held += worker.core().packets_held();
         }

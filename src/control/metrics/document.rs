@@ -1,0 +1,94 @@
+//! docs/METRICS.md, out of the table.
+
+use std::fmt::Write as _;
+
+use super::series::{Series, Source, Split, Unit};
+use super::table;
+
+const HEAD: &str = "\
+# Metrics
+
+Made from the table in `src/control/metrics/table/`; a test compares. After a change there:
+`DERPRING_WRITE_DOCS=1 cargo test --test metrics`.
+
+`/metrics` has everything below, in Prometheus' text or, where `Accept` asks for it, in OpenMetrics 1.0. Every label
+value is there at zero from the start, and there are no others: no label ever has a key or an address in it. One body
+is one reading of all counters; those who ask at the same time share it. The workers' counters are read without a lock,
+and a worker never waits for whoever reads.
+";
+
+/// The whole text.
+pub fn markdown() -> String {
+    let mut out = String::from(HEAD);
+    for section in table::sections() {
+        // A string takes everything.
+        let _ = write!(out, "\n## {}\n\n{}\n", section.title, section.text);
+        for series in section.series {
+            describe(&mut out, series);
+        }
+    }
+    out
+}
+
+fn describe(out: &mut String, series: &Series) {
+    let Series { name, help, meaning, action, .. } = series;
+    let labels = labels(series);
+    let _ = write!(out, "\n### `{name}`\n\n{}{}{labels}. {help}", series.kind.as_str(), unit(series));
+    if !meaning.is_empty() {
+        let _ = write!(out, " {meaning}");
+    }
+    let _ = write!(out, "\n\n*When it moves:* {action}\n");
+}
+
+fn unit(series: &Series) -> &'static str {
+    match series.unit {
+        Unit::Count => "",
+        Unit::Bytes => " in bytes",
+        Unit::Seconds => " in seconds",
+        Unit::Milliseconds => " in milliseconds",
+        Unit::Ratio => " from 0 to 1",
+    }
+}
+
+fn labels(series: &Series) -> String {
+    let values = |split: &Split| format!("`{}` ({})", split.label, (split.values)().join(", "));
+    match &series.source {
+        Source::Relay(_) | Source::Histogram(..) => String::new(),
+        Source::RelayBy(split, _) => format!(", by {}", values(split)),
+        Source::Worker(_) => ", by `worker`".to_owned(),
+        Source::WorkerBy(split, _) => format!(", by `worker` and {}", values(split)),
+        Source::Edge(_) => ", by `edge`".to_owned(),
+        Source::EdgeBy(split, _) => format!(", by `edge` and {}", values(split)),
+        Source::Build => ", with `version`, `backend`, `edge_backend`".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::metrics::series::Kind;
+
+    /// What promtool's check of metrics asks of names, and what we ask of ourselves.
+    #[test]
+    fn names_and_texts_follow_the_conventions() {
+        for Series { name, kind, unit, help, action, .. } in table::all() {
+            let theirs = name.starts_with("coder_");
+            assert!(help.ends_with('.') && !action.is_empty(), "{name} says what it is and what to do");
+            assert!(!help.contains(['"', '\\', '\n']), "{name}: nothing in a help text needs to be escaped");
+            assert_eq!(*kind == Kind::Counter, name.ends_with("_total"), "{name}");
+            let base = name.trim_end_matches("_total");
+            for reserved in ["_sum", "_count", "_bucket", "_created", "_counter", "_gauge"] {
+                assert!(!base.ends_with(reserved), "{name}: {reserved} is reserved");
+            }
+            let ends = match unit {
+                Unit::Count => "",
+                Unit::Bytes => "bytes",
+                Unit::Seconds => "seconds",
+                Unit::Milliseconds => "ms",
+                Unit::Ratio => "ratio",
+            };
+            assert!(theirs || base.ends_with(ends), "{name} says its unit");
+            assert!(theirs || *unit != Unit::Milliseconds, "{name}: base units only");
+        }
+    }
+}
