@@ -7,7 +7,7 @@ use std::net::Shutdown;
 use std::time::{Duration, Instant};
 
 use derpring::config::{DebugAccess, HomePage};
-use derpring::edge::debug::{Desk, Page};
+use derpring::edge::debug::{Desk, Page, Question};
 use derpring::stats::CloseReason;
 use edge_support::*;
 
@@ -22,7 +22,7 @@ fn get(path: &str) -> String {
 
 /// Makes pages on a thread of its own, as the admin thread does.
 fn desk() -> Desk {
-    let (desk, mut questions) = tokio::sync::mpsc::channel(1);
+    let (desk, mut questions) = tokio::sync::mpsc::channel::<Question>(1);
     std::thread::spawn(move || {
         while let Some(question) = questions.blocking_recv() {
             let page = match &*question.page {

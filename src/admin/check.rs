@@ -93,15 +93,15 @@ fn directories(workers: &[Arc<WorkerStats>]) -> Option<String> {
 fn accounts(workers: &[Arc<WorkerStats>]) -> Option<String> {
     const BELOW_ZERO: u64 = 1 << 48;
     let first = Sums::of(workers);
-    let gauges: [(&str, fn(&WorkerStats) -> &Cell); 5] = [
-        ("connections", |w| &w.connections),
-        ("queued packets", |w| &w.queued_packets),
-        ("queued bytes", |w| &w.queued_bytes),
-        ("home connections", |w| &w.home_connections),
-        ("watchers", |w| &w.watchers),
-    ];
-    for (worker, stats) in workers.iter().enumerate() {
-        if let Some((what, _)) = gauges.iter().find(|(_, cell)| cell(stats).get() > BELOW_ZERO) {
+    for (worker, w) in workers.iter().enumerate() {
+        let gauges = [
+            ("connections", &w.connections),
+            ("queued packets", &w.queued_packets),
+            ("queued bytes", &w.queued_bytes),
+            ("home connections", &w.home_connections),
+            ("watchers", &w.watchers),
+        ];
+        if let Some((what, _)) = gauges.iter().find(|(_, cell)| cell.get() > BELOW_ZERO) {
             return Some(format!("worker {worker} counts less than no {what}"));
         }
     }

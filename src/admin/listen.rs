@@ -39,7 +39,7 @@ pub struct ListenError {
 fn hint(address: &AdminAddr, error: &io::Error) -> &'static str {
     match (error.kind(), address) {
         (io::ErrorKind::AddrInUse, AdminAddr::Tcp(_)) => {
-            "; another process has this port, another relay perhaps: give another --admin-listen address, or \"\" for off"
+            "; another process has this port, another relay perhaps: give --admin-listen another address, or \"\""
         }
         (io::ErrorKind::AddrInUse, AdminAddr::Unix(_)) => {
             "; somebody listens there, another relay perhaps: stop it, or give another --admin-listen path"

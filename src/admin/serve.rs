@@ -172,7 +172,8 @@ fn response(page: Page) -> Response<Body> {
         (hyper::header::REFERRER_POLICY, "no-referrer"),
         (
             hyper::header::CONTENT_SECURITY_POLICY,
-            "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
+            "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; frame-ancestors 'none'; \
+             base-uri 'none'",
         ),
     ];
     let body = match page.content {
@@ -279,5 +280,35 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Impatient<S> {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let result = Pin::new(&mut self.stream).poll_shutdown(cx);
         self.wrote(cx, result)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+
+    use super::super::roster::tests::run;
+    use super::*;
+
+    #[test]
+    fn who_takes_nothing_is_not_waited_for_and_who_is_slow_is() {
+        run(async {
+            let (ours, mut theirs) = duplex(16);
+            let mut ours = Impatient::new(ours);
+            ours.patience = Duration::from_millis(300);
+            let slow = tokio::spawn(async move {
+                let mut part = [0; 16];
+                // Together longer than the patience, each wait shorter.
+                for _ in 0..6 {
+                    sleep(Duration::from_millis(100)).await;
+                    theirs.read_exact(&mut part).await.unwrap();
+                }
+                theirs
+            });
+            ours.write_all(&[1; 6 * 16]).await.unwrap();
+            let _theirs = slow.await.unwrap();
+            let error = ours.write_all(&[1; 32]).await.unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        });
     }
 }

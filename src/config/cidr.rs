@@ -29,7 +29,7 @@ impl Cidr {
     ///
     /// # Errors
     /// Says what to write, to be printed after `text`.
-    pub(super) fn parse_exact(text: &str) -> Result<Self, String> {
+    pub fn parse_exact(text: &str) -> Result<Self, String> {
         if let Ok(ip) = text.parse() {
             return Ok(Self { ip, len: width(ip) });
         }

@@ -86,7 +86,10 @@ impl Control {
 fn parse(text: &str) -> Result<EnvFilter, String> {
     const FORM: &str = "give error, warn, info, debug or trace, or levels by module such as info,derpring::edge=debug";
     // A word alone would be a module, and everything else be silent: that is more often a level misspelt.
-    let level = |part: &str| part.contains(['=', '[']) || part.trim().parse::<LevelFilter>().is_ok();
+    let level = |part: &str| match part.trim() {
+        "" => false,
+        part => part.contains(['=', '[']) || part.parse::<LevelFilter>().is_ok(),
+    };
     if let Some(part) = text.split(',').find(|part| !level(part)) {
         return Err(format!("{part:?} is not a level; {FORM}"));
     }

@@ -35,7 +35,8 @@ fn rows_say_what_clients_did(ground: Ground) {
         a.send_to(&Key::fresh().public, &noise(3, 10));
     }
     b.send(&note_preferred(true));
-    (a.expect_quiet(), b.expect_quiet());
+    a.expect_quiet();
+    b.expect_quiet();
 
     let (one, other) = (row(&relay, &a), row(&relay, &b));
     assert_eq!(one["key"], key(&a));
@@ -142,7 +143,8 @@ fn thousands_are_listed_while_others_talk() {
         }
         let mut wanted: Vec<String> = crowd.iter().map(key).collect();
         wanted.extend([key(&a), key(&b)]);
-        (seen.sort(), wanted.sort());
+        seen.sort();
+        wanted.sort();
         assert_eq!(seen, wanted);
 
         let html = ask(to, "GET", "/debug/clients?limit=10000", &["Accept: text/html"], "");

@@ -32,7 +32,7 @@ pub fn admin(relay: &Relay) -> SocketAddr {
 
 /// Runs a test that is the same everywhere.
 pub fn once(name: &str, test: impl FnOnce() + Send + 'static) {
-    within(Duration::from_secs(120), name, test);
+    within(Duration::from_secs(240), name, test);
 }
 
 #[derive(Debug)]
@@ -109,6 +109,8 @@ pub fn request(method: &str, path: &str, headers: &[&str], body: &str) -> String
 pub struct Stream {
     lines: BufReader<TcpStream>,
     pub head: String,
+    /// The last chunk has come, and not just the end of the connection.
+    pub whole: bool,
 }
 
 impl Stream {
@@ -120,18 +122,24 @@ impl Stream {
         while !head.ends_with("\r\n\r\n") {
             assert_ne!(lines.read_line(&mut head).unwrap(), 0, "expected a head, got {head:?}");
         }
-        Self { lines, head }
+        Self { lines, head, whole: false }
     }
 
-    /// The next chunk; `None`: the last one.
+    /// The next chunk; `None`: the last one, or the end of the connection.
     pub fn chunk(&mut self) -> Option<String> {
         let mut size = String::new();
-        self.lines.read_line(&mut size).unwrap();
+        match self.lines.read_line(&mut size) {
+            Ok(0) => return None,
+            Ok(_) => {}
+            Err(e) if wire::is_reset(&e) => return None,
+            Err(e) => panic!("expected a chunk or an end: {e}"),
+        }
         let size = usize::from_str_radix(size.trim(), 16).unwrap_or_else(|e| panic!("{e}: {size:?} is no chunk size"));
         let mut chunk = vec![0; size + 2];
         self.lines.read_exact(&mut chunk).unwrap();
         assert!(chunk.ends_with(b"\r\n"));
         chunk.truncate(size);
+        self.whole = size == 0;
         (size > 0).then(|| String::from_utf8(chunk).unwrap())
     }
 
@@ -141,6 +149,11 @@ impl Stream {
         let lines = chunk.strip_suffix("\n\n").or(chunk.strip_suffix('\n')).expect("a blank line at the end");
         Some(lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect())
     }
+}
+
+/// A range that `ip` is not in.
+pub fn elsewhere(ip: IpAddr) -> &'static str {
+    if ip.is_ipv4() { "2001:db8::/32" } else { "192.0.2.0/24" }
 }
 
 /// An address of this machine that is not loopback, if it has one.

@@ -42,9 +42,10 @@ fn not_ready_at_once_and_answering_until_the_end(ground: Ground) {
     assert!(relay.is_running(), "expected it to wait for who does not read");
     assert_eq!(get(to, "/healthz").status, 200, "it is not to be killed for that");
     assert_eq!(get(to, "/metrics").status, 200);
-    for mut stream in streams {
+    for stream in &mut streams {
         while stream.round().is_some() {}
     }
+    assert!(streams[0].whole, "cut off in the middle");
     assert_eq!(status(relay.wait()), 0);
     assert!(TcpStream::connect(to).is_err(), "the admin listener is still open");
     drop(receiver);

@@ -29,7 +29,8 @@ fn lines_tell_who_moved_how_much(ground: Ground) {
             a.send_to(&b.public(), &noise(1, 1000));
             b.expect(&recv_packet(&a.public(), &noise(1, 1000)));
         }
-        (a.expect_quiet(), b.expect_quiet());
+        a.expect_quiet();
+        b.expect_quiet();
     };
     send(3);
     let mut stream = Stream::open(admin(&relay), "/debug/traffic");
@@ -41,9 +42,8 @@ fn lines_tell_who_moved_how_much(ground: Ground) {
     let (mut rates, mut last) = ((0.0, 0.0), (json!(0), json!(0)));
     let begin = Instant::now();
     while last != (json!(10_000), json!(10_000)) {
-        let before = Instant::now();
+        assert!(begin.elapsed() < PATIENCE, "expected 10000 bytes each way, got {last:?}");
         let round = stream.round().unwrap();
-        let period = before.elapsed();
         assert!(of(&round, &idle).is_none(), "{round:?}");
         if let Some(line) = of(&round, &a) {
             assert_eq!((&line["Sent"], &line["SentRate"]), (&json!(0), &json!(0)), "{line}");
@@ -56,11 +56,10 @@ fn lines_tell_who_moved_how_much(ground: Ground) {
             rates.1 += line["SentRate"].as_f64().unwrap();
             last.1 = line["Sent"].clone();
         }
-        assert!(begin.elapsed() < PATIENCE, "expected 10000 bytes each way, got {last:?}; a round took {period:?}");
     }
-    // Rounds are about a second, and on a busy machine more.
-    assert!(rates.0 > 0.2 && rates.0 < 16.0, "{rates:?} packets a second for 7");
-    assert!(rates.1 > 200.0 && rates.1 < 16_000.0, "{rates:?} bytes a second for 7000");
+    // Rounds are half a second to two, and on a busy machine more.
+    assert!(rates.0 > 0.0 && rates.0 < 16.0, "{rates:?} packets a second for 7");
+    assert!(rates.1 > 0.0 && rates.1 < 16_000.0, "{rates:?} bytes a second for 7000");
     let quiet = stream.round().unwrap();
     assert_eq!(quiet, [] as [Value; 0], "nothing more was sent");
 }
