@@ -26,6 +26,10 @@ type relaySpec struct {
 
 	// asDerper starts derpring under derper's command line, where files, debug pages and defaults are derper's.
 	asDerper bool
+	// flags are more of derper's, which needs asDerper.
+	flags []string
+	// adminSocket is where derpring has its admin pages, if anywhere; derper has none.
+	adminSocket string
 	// binary and flavour are the run's unless given.
 	binary, flavour string
 }
@@ -169,6 +173,7 @@ func (r *relay) arguments() []string {
 		if r.spec.tls {
 			args = append(args, "-hostname", r.spec.host, "-certmode", "manual", "-certdir", r.spec.certDir)
 		}
+		args = append(args, r.spec.flags...)
 		if r.spec.asDerper && r.spec.flavour == flavourDerpring {
 			args = append([]string{"derper"}, args...)
 		}
@@ -190,8 +195,11 @@ func (r *relay) arguments() []string {
 func (r *relay) environment() []string {
 	env := []string{"PATH=" + os.Getenv("PATH"), "HOME=" + scratch.dir}
 	if r.spec.flavour == flavourDerpring && r.spec.asDerper {
-		// derper's command line has no words for these two.
+		// derper's command line has no words for these.
 		env = append(env, "DERPRING_BACKEND="+settings.backend, "DERPRING_WORKERS="+settings.workers)
+		if r.spec.adminSocket != "" {
+			env = append(env, "DERPRING_ADMIN_LISTEN=unix:"+r.spec.adminSocket)
+		}
 	}
 	return env
 }
