@@ -23,11 +23,11 @@ criterion_group!(benches, login);
 fn login(c: &mut Criterion) {
     let mut group = c.benchmark_group("login");
     group.throughput(Throughput::Elements(1));
-    let site = Site { home: HomePage::Default, debug: false };
-    let visitor = Visitor { loopback: false, last: false, vars: &String::new };
+    let site = Site { home: HomePage::Default, debug: None };
+    let visitor = Visitor { ip: [192, 0, 2, 1].into(), last: false };
     group.bench_function("HTTP head", |b| {
         b.iter(|| {
-            let exchange = http::next(black_box(HEAD), &site, &visitor).expect("a request").expect("all of it");
+            let exchange = http::next(black_box(HEAD), &site, visitor).expect("a request").expect("all of it");
             let Action::Upgrade(upgrade) = exchange.action else { panic!("an upgrade was asked for") };
             assert!(upgrade.fast_start && exchange.head_len == HEAD.len());
         });

@@ -4,6 +4,7 @@
 //! named in the worker's line (`driver`, `tls`, `proto`, `mem`) know nothing of each other. `docs/ARCHITECTURE.md`
 //! follows a packet file by file.
 
+pub mod admin;
 pub mod cli;
 pub mod config;
 pub mod control;

@@ -59,10 +59,48 @@ pub const ADOPT_WAIT: (Duration, Duration) = (Duration::from_millis(1), Duration
 /// Completions that an edge's ring holds: one for every half-open connection, and accepts.
 pub const EDGE_COMPLETIONS: u32 = 2 * HALF_OPEN_MAX as u32;
 
+/// How long an edge waits for a page of `/debug/`: less than a login may take, so that its answer still arrives.
+pub const DEBUG_ANSWER: Duration = Duration::from_secs(5);
+
+/// Questions from the main listener that wait or are being answered: more people than ever look at one relay.
+pub const DEBUG_QUESTIONS: usize = 16;
+
+/// How long `/debug/traffic` goes on on the main listener (the reference's write timeout): it takes a place there.
+pub const DEBUG_STREAM: Duration = Duration::from_secs(30);
+
 // One address alone must not be able to push everybody else out, and a login of the largest size must fit.
 const _: () = assert!(HALF_OPEN_MAX_PER_IP * 4 <= HALF_OPEN_MAX);
 const _: () = assert!(EDGE_COMPLETIONS.is_power_of_two() && EDGE_COMPLETIONS as usize > HALF_OPEN_MAX);
 const _: () = assert!(LARGE_CLIENT_INFO < MAX_CLIENT_INFO);
+const _: () = assert!(DEBUG_ANSWER.as_secs() < LOGIN_DEADLINE.as_secs());
+
+/// Connections to the admin listeners, all together: some scrapers, some people, and their idle connections.
+pub const ADMIN_CONNECTIONS: usize = 64;
+
+/// What a connection to them may take for a request's head, or stay idle between two: it holds one of the places.
+pub const ADMIN_IDLE: Duration = Duration::from_secs(10);
+
+/// How long somebody who asked there may take nothing of the answer.
+pub const ADMIN_STALL: Duration = Duration::from_secs(10);
+
+/// Request body that an admin page reads: the longest filter of the log that anybody writes.
+pub const ADMIN_BODY_MAX: usize = 4 * 1024;
+
+/// Streams of `/debug/traffic` at once, on the admin listeners and again on the main one. Each may hold two seconds of
+/// everybody's traffic, about 300 bytes a client.
+pub const TRAFFIC_STREAMS: usize = 8;
+
+/// Sessions that a worker tells at a time: what it does meanwhile waits for it.
+pub const LISTING_PAGE: usize = 256;
+
+/// How long a worker may take for one such page before it counts as missing, or as stuck.
+pub const LISTING_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Clients that one answer of `/debug/clients` shows: 10 MB of text.
+pub const CLIENTS_SHOWN_MAX: usize = 10_000;
+
+/// How often the log says what was dropped and refused.
+pub const SUMMARY_EVERY: Duration = Duration::from_secs(60);
 
 /// Pairs of a session and a peer that it has heard of, per worker: 40 bytes each. Beyond it a departure may go
 /// unreported, which a client survives; without it whoever sends to everybody under many keys eats the memory.

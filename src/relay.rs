@@ -1,14 +1,16 @@
 //! Puts a relay together from its parts and runs it until it is told to stop.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::sync::{Arc, OnceLock, mpsc};
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant, SystemTime};
 use std::{fmt, io};
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tracing::info;
 
-use crate::config::{Backend, Config, KeySource, TcpOptions, keys};
+use crate::admin::{self, About, Admin};
+use crate::config::{AdminAddr, Backend, Config, KeySource, TcpOptions, TlsMode, keys};
+use crate::control::logging::Control;
 use crate::control::metrics::{self, Collector};
 use crate::control::{cores, nofile, signals};
 use crate::driver::Nanos;
@@ -35,6 +37,10 @@ pub enum StartError {
     Descriptors(#[from] nofile::NofileError),
     #[error("cannot listen on {address}: {error}{}", hint(.error))]
     Listen { address: SocketAddr, error: io::Error },
+    #[error(transparent)]
+    AdminListen(#[from] admin::ListenError),
+    #[error("cannot start the admin thread: {0}")]
+    Admin(io::Error),
     #[error("--backend uring: io_uring does not work here: {0}")]
     Uring(String),
     #[error("cannot start the workers: {0}")]
@@ -63,13 +69,13 @@ const RECONNECT_SPREAD: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// Anything that keeps it from starting.
-pub fn run(config: Config) -> Result<(), StartError> {
+pub fn run(config: Config, log: &Control) -> Result<(), StartError> {
     let (stop, stopped) = mpsc::channel();
     signals::spawn(move || {
         let _ = stop.send(());
     })
     .map_err(StartError::Signals)?;
-    let relay = Relay::start(config)?;
+    let relay = Relay::start(config, log)?;
     // The sender lives as long as the signal thread: this ends with a signal only.
     let _ = stopped.recv();
     relay.stop();
@@ -80,6 +86,7 @@ pub fn run(config: Config) -> Result<(), StartError> {
 pub struct Relay {
     config: Config,
     edge: edge::EdgeHandle,
+    admin: Admin,
     crew: Arc<Crew>,
     threads: Threads,
     addresses: Vec<SocketAddr>,
@@ -88,7 +95,7 @@ pub struct Relay {
 impl Relay {
     /// # Errors
     /// Anything that keeps it from starting.
-    pub fn start(config: Config) -> Result<Self, StartError> {
+    pub fn start(config: Config, log: &Control) -> Result<Self, StartError> {
         let started = SystemTime::now();
         let key = match &config.key {
             KeySource::Ephemeral => keys::generate()?,
@@ -101,6 +108,8 @@ impl Relay {
         let edges = config.edges.unwrap_or(workers.div_ceil(4));
         let max_clients = nofile::prepare(config.max_clients, workers, edges)?;
         let listeners = listen(&config.listen, &config.tcp)?;
+        let doors = config.admin.listen.iter().map(admin::open).collect::<Result<Vec<_>, _>>()?;
+        let admin_addresses: Vec<_> = doors.iter().map(admin::Door::address).collect();
         let addresses: Vec<_> = listeners.iter().filter_map(|l| l.local_addr().ok()).collect();
         let choice = choose(config.backend)?;
         let budget = Budget::of_this_host(workers);
@@ -119,13 +128,14 @@ impl Relay {
             seed: u64::from_ne_bytes(first_eight(&public)),
         };
         let (pool, threads) = Pool::start(workers, &cores.cpus, &choice, &settings).map_err(StartError::Workers)?;
-        let crew = Arc::new(Crew { pool, collector: OnceLock::new() });
+        let crew = Arc::new(Crew { pool });
         let memory_at_start = metrics::resident_bytes();
         let mut edge_config = EdgeConfig::new(listeners, Arc::new(Keys::new(*key.as_bytes())));
         edge_config.tls = tls;
         edge_config.mesh_key = config.mesh_key.as_ref().map(|k| k.0);
         edge_config.home = config.home.clone();
-        edge_config.debug_on_main = config.debug_on_main;
+        let (desk, questions) = tokio::sync::mpsc::channel(limits::DEBUG_QUESTIONS);
+        edge_config.debug = config.debug_on_main.clone().map(|access| (access, desk));
         edge_config.max_clients = Some(max_clients);
         edge_config.max_clients_per_ip = config.max_clients_per_ip;
         edge_config.edges = edges;
@@ -151,15 +161,35 @@ impl Relay {
                 version: env!("CARGO_PKG_VERSION"),
                 backend: if matches!(choice, Choice::Uring { .. }) { "io_uring" } else { "epoll" },
                 edge_backend: if matches!(edge.backend(), edge::Backend::Uring) { "io_uring" } else { "epoll" },
-                tls: !matches!(config.tls, crate::config::TlsMode::None),
+                tls: !matches!(config.tls, TlsMode::None),
             },
             started,
             memory_at_start,
         };
-        let _ = crew.collector.set(Collector::new(sources));
+        let parts = admin::Parts {
+            about: About {
+                machine: machine(),
+                hostname: config.tls.hostname().map(str::to_owned),
+                mesh_key: config.mesh_key.is_some(),
+                backend: if matches!(choice, Choice::Uring { .. }) { "io_uring" } else { "epoll" }.to_owned(),
+                workers,
+                edges,
+                max_clients,
+                listening: addresses.clone(),
+                public_key: public.to_string(),
+            },
+            access: config.admin.clone(),
+            debug_key: config.debug_on_main.as_ref().and_then(|access| access.key_file.clone()),
+            collector: Collector::new(sources),
+            workers: crew.pool.clone(),
+            edges: edge.stats().clone(),
+            log: log.clone(),
+        };
+        let admin = Admin::start(parts, doors, questions).map_err(StartError::Admin)?;
         let block = StartBlock {
             addresses: &addresses,
-            tls: !matches!(config.tls, crate::config::TlsMode::None),
+            admin: &admin_addresses,
+            tls: !matches!(config.tls, TlsMode::None),
             choice: &choice,
             edge: edge.backend(),
             workers,
@@ -169,7 +199,7 @@ impl Relay {
             max_clients,
         };
         eprintln!("{block}");
-        Ok(Self { config, edge, crew, threads, addresses })
+        Ok(Self { config, edge, admin, crew, threads, addresses })
     }
 
     /// Where it listens.
@@ -180,6 +210,8 @@ impl Relay {
     /// Refuses new connections at once, tells clients to reconnect, flushes to those who read, ends.
     pub fn stop(self) {
         let began = Instant::now();
+        // Whoever asks whether to send clients here is told first, and until the end.
+        self.admin.stopping();
         self.edge.stop_accepting();
         // The edge ends first: what it hands over after the workers have ended would be nobody's.
         self.edge.join();
@@ -190,6 +222,7 @@ impl Relay {
         }
         self.threads.join();
         while self.crew.pop_event().is_some() {}
+        self.admin.end();
         info!(seconds = began.elapsed().as_secs_f32(), "stopped");
     }
 }
@@ -197,8 +230,6 @@ impl Relay {
 /// The workers as the edge sees them.
 struct Crew {
     pool: Arc<Pool>,
-    /// Set when the edges have started, whose counters it reads.
-    collector: OnceLock<Collector>,
 }
 
 impl Workers for Crew {
@@ -228,11 +259,6 @@ impl Workers for Crew {
         let Event::Closed(end) = &event;
         log_end(end);
         Some(event)
-    }
-
-    fn vars_json(&self) -> String {
-        // Whoever asks in the instant before that is told nothing.
-        self.collector.get().map_or_else(|| "{}\n".to_owned(), Collector::vars_json)
     }
 }
 
@@ -321,6 +347,7 @@ impl Budget {
 /// What the operator sees first.
 struct StartBlock<'a> {
     addresses: &'a [SocketAddr],
+    admin: &'a [AdminAddr],
     tls: bool,
     choice: &'a Choice,
     edge: &'a edge::Backend,
@@ -337,6 +364,9 @@ impl fmt::Display for StartBlock<'_> {
         for address in self.addresses {
             let scheme = if self.tls { "https" } else { "http" };
             writeln!(f, "  listening   {scheme}://{address}/derp")?;
+        }
+        for address in self.admin {
+            writeln!(f, "  admin       {address}")?;
         }
         match self.choice {
             Choice::Uring { incremental: true } => writeln!(f, "  backend     io_uring")?,
@@ -359,6 +389,11 @@ impl fmt::Display for StartBlock<'_> {
         )?;
         write!(f, "  clients     up to {}", self.max_clients)
     }
+}
+
+/// The name of this host.
+fn machine() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
 fn first_eight(key: &NodeKey) -> [u8; 8] {

@@ -74,7 +74,6 @@ fn an_unknown_flag_is_a_usage_error() {
 fn what_is_not_built_is_refused_by_name() {
     for (args, message) in [
         (&["serve", "--cert-mode=acme"][..], "--cert-mode acme is not built yet: give manual"),
-        (&["serve", "--dev", "--admin-listen=:2112"], "--admin-listen is not built yet: turn it off with an empty"),
         (&["serve", "--dev", "--stun-listen", ":3478"], "--stun-listen is not built yet"),
         (&["serve", "--dev", "--http-listen", ":80"], "--http-listen is not built yet"),
         (&["derper", "-dev", "-verify-clients"], "-verify-clients is not built yet"),
@@ -92,6 +91,9 @@ fn a_value_that_cannot_be_used_gets_one_line() {
         (&["serve"][..], "--cert-mode is missing"),
         (&["serve", "--dev", "--listen=nonsense"], "--listen \"nonsense\": the port is missing"),
         (&["serve", "--dev", "--listen", ""], "--listen \"\""),
+        (&["serve", "--dev", "--admin-listen=2112"], "--admin-listen \"2112\": the port is missing"),
+        (&["serve", "--dev", "--admin-allow=10.0.0.1/8"], "--admin-allow \"10.0.0.1/8\": has bits behind its prefix"),
+        (&["serve", "--dev", "--admin-token-file=/nowhere"], "--admin-token-file \"/nowhere\": cannot be read"),
         (&["serve", "--dev", "--workers=none"], "--workers \"none\": give a number"),
         (&["serve", "--dev", "--backend=kqueue"], "--backend \"kqueue\": give auto, uring or epoll"),
         (&["serve", "--dev", "--queue-packets=1"], "--queue-packets \"1\": give a number from 32"),

@@ -6,7 +6,8 @@ use std::io::Write;
 use std::net::Shutdown;
 use std::time::{Duration, Instant};
 
-use derpring::config::HomePage;
+use derpring::config::{DebugAccess, HomePage};
+use derpring::edge::debug::{Desk, Page, Question};
 use derpring::stats::CloseReason;
 use edge_support::*;
 
@@ -19,11 +20,58 @@ fn get(path: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nHost: h\r\n\r\n")
 }
 
+/// Makes pages on a thread of its own, as the admin thread does.
+fn desk() -> Desk {
+    let (desk, mut questions) = tokio::sync::mpsc::channel::<Question>(1);
+    std::thread::spawn(move || {
+        while let Some(question) = questions.blocking_recv() {
+            let page = match &*question.page {
+                "vars" => Page::Whole { status: 200, content_type: "application/json", body: "{\"it\": 1}".into() },
+                "traffic" => {
+                    let (sender, parts) = tokio::sync::mpsc::channel(1);
+                    std::thread::spawn(move || {
+                        (0..3).try_for_each(|n| sender.blocking_send(format!("{n}\n\n").into()))
+                    });
+                    Page::Stream { content_type: "text/plain", parts }
+                }
+                // The question is dropped.
+                "silent" => continue,
+                _ => Page::Denied,
+            };
+            let _ = question.reply.send(page);
+        }
+    });
+    desk
+}
+
+#[test]
+fn debug_pages_come_from_elsewhere() {
+    both(|uring| {
+        let relay = Relay::start(uring, |config| config.debug = Some((DebugAccess::default(), desk())));
+        let mut stream = relay.connect();
+        for path in ["/debug/traffic", "/debug/vars", "/debug/silent", "/debug/other"] {
+            stream.write_all(get(path).as_bytes()).unwrap();
+        }
+        stream.write_all(b"GET /debug/traffic HTTP/1.0\r\n\r\n").unwrap();
+        let text = read_to_end(&mut stream);
+        let answers: Vec<&str> = text.split("HTTP/1.").skip(1).collect();
+        assert_eq!(answers.len(), 5, "{text}");
+        assert!(answers[0].starts_with("1 200 OK\r\n") && answers[0].contains("Transfer-Encoding: chunked"), "{text}");
+        assert!(answers[0].ends_with("\r\n\r\n3\r\n0\n\n\r\n3\r\n1\n\n\r\n3\r\n2\n\n\r\n0\r\n\r\n"), "{text}");
+        assert!(answers[1].ends_with("\r\n\r\n{\"it\": 1}"), "{text}");
+        assert!(answers[2].starts_with("1 503 ") && answers[3].starts_with("1 403 "), "{text}");
+        assert!(answers[4].starts_with("0 200 OK") && answers[4].ends_with("\r\n\r\n0\n\n1\n\n2\n\n"), "{text}");
+        drop(stream);
+        relay.wait_closed(CloseReason::HttpDone, 1);
+        relay.handle.join();
+    });
+}
+
 #[test]
 fn pages_on_a_connection_that_stays() {
     both(|uring| {
         let relay = Relay::start(uring, |config| {
-            config.debug_on_main = true;
+            config.debug = Some((DebugAccess::default(), desk()));
             config.home = HomePage::Blank;
         });
         let mut stream = relay.connect();

@@ -6,7 +6,7 @@ use std::fs;
 use crypto_box::aead::Aead;
 use crypto_box::{PublicKey, SalsaBox, SecretKey};
 use derpring::config::derper::{self, Host, Request};
-use derpring::config::{HomePage, keys};
+use derpring::config::{DebugAccess, HomePage, keys};
 use derpring::limits;
 use derpring::proto::http::{self, Action, Site, Visitor};
 use derpring::proto::key::to_hex;
@@ -26,21 +26,24 @@ pub fn http_head(data: &[u8]) {
         1 => HomePage::Blank,
         _ => HomePage::Redirect("https://example.com/".to_owned()),
     };
-    let site = Site { home, debug: flags & 1 == 1 };
-    let vars = || "{}".to_owned();
-    let visitor = Visitor { loopback: flags & 2 == 2, last: flags & 4 == 4, vars: &vars };
+    let debug = DebugAccess { key_file: (flags & 8 == 8).then(|| "/nowhere".into()), ..DebugAccess::default() };
+    let site = Site { home, debug: (flags & 1 == 1).then_some(debug) };
+    let ip = if flags & 2 == 2 { [127, 0, 0, 1] } else { [192, 0, 2, 1] };
+    let visitor = Visitor { ip: ip.into(), last: flags & 4 == 4 };
     let request = choices.0;
-    let understood = http::next(request, &site, &visitor);
+    let understood = http::next(request, &site, visitor);
     match &understood {
         Ok(None) => assert!(request.len() < limits::HTTP_HEAD_MAX, "a head that never ends"),
         Ok(Some(exchange)) => {
             assert!((1..=request.len().min(limits::HTTP_HEAD_MAX)).contains(&exchange.head_len));
             let head = &request[..exchange.head_len];
-            assert_eq!(http::next(head, &site, &visitor), understood, "what follows a head does not matter");
-            let before = http::next(&head[..head.len() - 1], &site, &visitor);
+            assert_eq!(http::next(head, &site, visitor), understood, "what follows a head does not matter");
+            let before = http::next(&head[..head.len() - 1], &site, visitor);
             assert!(!matches!(before, Ok(Some(_))), "a head without its end");
-            if let Action::Reply(answer) = &exchange.action {
-                check_answer(&answer.bytes);
+            match &exchange.action {
+                Action::Reply(answer) => check_answer(&answer.bytes),
+                Action::Debug(debug) => check_answer(&debug.pending.whole(200, "text/plain", "page".to_owned())),
+                Action::Upgrade(_) => {}
             }
         }
         Err(error) => check_answer(&error.answer()),

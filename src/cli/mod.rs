@@ -61,7 +61,7 @@ fn start(loaded: Loaded) -> ExitCode {
     for warning in &loaded.warnings {
         warn!("{warning}");
     }
-    let result = relay::run(loaded.config);
+    let result = relay::run(loaded.config, log.control());
     // The last lines come before the error that ended it.
     drop(log);
     match result {

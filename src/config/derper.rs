@@ -9,8 +9,8 @@ use std::time::Duration;
 pub use super::go_flags::FlagError;
 use super::go_flags::{self, Flags};
 use super::{
-    Backend, Config, ConfigError, HomePage, KeySource, Loaded, LogFormat, MeshKey, QueueLimits, TcpOptions, TlsMode,
-    addr, go_values, keys,
+    AdminConfig, Backend, Cidr, Config, ConfigError, DebugAccess, HomePage, KeySource, Loaded, LogFormat, MeshKey,
+    QueueLimits, TcpOptions, TlsMode, addr, admin, go_values, keys,
 };
 
 /// What a command line of derper asks for.
@@ -75,7 +75,8 @@ fn load(flags: &Flags, host: &Host<'_>) -> Result<Loaded, ConfigError> {
         key: if dev { KeySource::Ephemeral } else { key_source(flags, host)? },
         mesh_key: if dev { dev_mesh_key(host)? } else { mesh_key(flags)? },
         home: home(flags.text("home"))?,
-        debug_on_main: true,
+        debug_on_main: Some(debug_access(host)?),
+        admin: admin(host, &mut warnings)?,
         workers: count(host, "DERPRING_WORKERS")?,
         edges: count(host, "DERPRING_EDGES")?,
         moves: super::moves("DERPRING_PLACEMENT", host.env("DERPRING_PLACEMENT").as_deref())?,
@@ -250,20 +251,51 @@ fn check_environment(host: &Host<'_>, warnings: &mut Vec<String>) -> Result<(), 
             return Err(ConfigError::value(name, text, "write true or false"));
         }
     }
-    for name in ["TS_ALLOW_DEBUG_IP", "TS_DEBUG_TRUSTED_CIDRS", "TS_DEBUG_KEY_PATH"] {
-        if host.env(name).is_some() {
-            warnings.push(format!("{name} is not built yet: /debug/ answers loopback addresses only"));
-        }
-    }
     for name in ["DERP_DEBUG_LOGS", "DERP_PROBER_DEBUG_LOGS", "TS_DEBUG_VERBOSE_DROPS"] {
         if host.env(name).is_some_and(|text| go_values::parse_bool(&text) != Some(false)) {
             warnings.push(format!("{name} is not built yet: DERPRING_LOG=debug logs more"));
         }
     }
-    match host.env("DERPRING_ADMIN_LISTEN") {
-        None => Ok(()),
-        Some(_) => Err(ConfigError::not_built("the admin listener", "unset DERPRING_ADMIN_LISTEN")),
-    }
+    Ok(())
+}
+
+/// derper's pages are on its main listener; the admin listener is ours, and only there when asked for.
+fn admin(host: &Host<'_>, warnings: &mut Vec<String>) -> Result<AdminConfig, ConfigError> {
+    let list = |name: &str| -> Vec<String> {
+        host.env(name).map_or_else(Vec::new, |text| text.split(',').map(str::to_owned).collect())
+    };
+    let names = &admin::ENVIRONMENT;
+    let token_file = host.env(names.token_file);
+    let written = admin::Written {
+        names,
+        listen: &list(names.listen),
+        allow: &list(names.allow),
+        token_file: token_file.as_deref().map(Path::new),
+    };
+    admin::read(&written, warnings)
+}
+
+fn debug_access(host: &Host<'_>) -> Result<DebugAccess, ConfigError> {
+    const IP: &str = "TS_ALLOW_DEBUG_IP";
+    const TRUSTED: &str = "TS_DEBUG_TRUSTED_CIDRS";
+    const KEY: &str = "TS_DEBUG_KEY_PATH";
+    let ip = host.env(IP).map(|text| match text.parse::<IpAddr>() {
+        Ok(ip) => Ok(ip.to_canonical()),
+        Err(_) => Err(ConfigError::value(IP, text, "give one IP address")),
+    });
+    let trusted = host.env(TRUSTED).unwrap_or_default();
+    let trusted = trusted.split(',').map(str::trim).filter(|text| !text.is_empty()).map(str::to_owned);
+    let key_file = host.env(KEY).map(|path| match std::fs::read(&path) {
+        Ok(key) if !key.trim_ascii().is_empty() => Ok(path.into()),
+        Ok(_) => Err(ConfigError::value(KEY, &path, "the file is empty: write the debug key into it")),
+        Err(e) => Err(ConfigError::value(KEY, &path, format!("cannot be read: {e}"))),
+    });
+    Ok(DebugAccess {
+        tailscale: true,
+        ip: ip.transpose()?,
+        trusted: admin::ranges(TRUSTED, &trusted.collect::<Vec<_>>(), Cidr::parse)?,
+        key_file: key_file.transpose()?,
+    })
 }
 
 #[cfg(test)]

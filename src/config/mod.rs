@@ -1,6 +1,8 @@
 //! What the relay runs with: one validated value, whatever it was read from.
 
 mod addr;
+pub mod admin;
+mod cidr;
 pub mod derper;
 mod error;
 mod go_flags;
@@ -15,6 +17,8 @@ use std::time::Duration;
 
 use rustls::pki_types::ServerName;
 
+pub use admin::{AdminAddr, AdminConfig, DebugAccess};
+pub use cidr::Cidr;
 pub use error::ConfigError;
 
 /// A configuration, and what the operator should read in the log before the relay starts.
@@ -37,8 +41,9 @@ pub struct Config {
     /// Clients that present it get mesh rights.
     pub mesh_key: Option<MeshKey>,
     pub home: HomePage,
-    /// Whether `/debug/vars` is served on the main listener, for loopback only.
-    pub debug_on_main: bool,
+    /// Who may see `/debug/` on the main listener; `None`: it is not there.
+    pub debug_on_main: Option<DebugAccess>,
+    pub admin: AdminConfig,
     /// `None`: the usable cores.
     pub workers: Option<usize>,
     /// `None`: one per four workers.
@@ -78,6 +83,16 @@ pub enum TlsMode {
     Manual { dir: PathBuf, hostname: String, make_if_absent: bool },
     /// A certificate made at start and kept in memory.
     SelfSigned { hostname: String },
+}
+
+impl TlsMode {
+    /// The name that the certificate is made out to.
+    pub fn hostname(&self) -> Option<&str> {
+        match self {
+            Self::None => None,
+            Self::Manual { hostname, .. } | Self::SelfSigned { hostname } => Some(hostname),
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

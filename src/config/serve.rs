@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::{
-    Backend, Config, ConfigError, HomePage, KeySource, Loaded, LogFormat, QUEUE_PACKETS_MAX, QUEUE_PACKETS_MIN,
-    QueueLimits, TcpOptions, TlsMode, addr, keys,
+    AdminConfig, Backend, Config, ConfigError, DebugAccess, HomePage, KeySource, Loaded, LogFormat, QUEUE_PACKETS_MAX,
+    QUEUE_PACKETS_MIN, QueueLimits, TcpOptions, TlsMode, addr, admin, keys,
 };
 
 /// What was written, unchecked. A value is read as text, so that each mistake gets one line in our words.
@@ -63,9 +63,16 @@ pub struct Flags {
     /// Form of the log on standard error: human or json
     #[arg(long, value_name = "FORM", env = "DERPRING_LOG_FORMAT", default_value = "human")]
     pub log_format: String,
-    /// Address for metrics (not built yet; an empty value says off)
-    #[arg(long, value_name = "ADDR", env = "DERPRING_ADMIN_LISTEN")]
-    pub admin_listen: Option<String>,
+    /// Addresses for metrics and debug pages: 127.0.0.1:2112, unix:/PATH; an empty value says off [default:
+    /// 127.0.0.1:2112, with --dev off]
+    #[arg(long, value_name = "ADDR", env = "DERPRING_ADMIN_LISTEN", value_delimiter = ',')]
+    pub admin_listen: Option<Vec<String>>,
+    /// Who may ask there from elsewhere than this machine: addresses or ranges such as 10.0.0.0/8 [default: nobody]
+    #[arg(long, value_name = "CIDR", env = "DERPRING_ADMIN_ALLOW", value_delimiter = ',')]
+    pub admin_allow: Vec<String>,
+    /// File with a token: requests with "Authorization: Bearer TOKEN" are answered wherever they come from
+    #[arg(long, value_name = "FILE", env = "DERPRING_ADMIN_TOKEN_FILE")]
+    pub admin_token_file: Option<PathBuf>,
     /// Address for STUN (not built yet; an empty value says off)
     #[arg(long, value_name = "ADDR", env = "DERPRING_STUN_LISTEN")]
     pub stun_listen: Option<String>,
@@ -79,7 +86,8 @@ pub struct Flags {
 /// # Errors
 /// The first value that cannot be used, with what to write instead.
 pub fn load(flags: &Flags) -> Result<Loaded, ConfigError> {
-    let warnings = unbuilt_listeners(flags)?;
+    let mut warnings = unbuilt_listeners(flags)?;
+    let admin = admin(flags, &mut warnings)?;
     let config = Config {
         listen: listen(flags)?,
         tls: tls(flags)?,
@@ -91,7 +99,8 @@ pub fn load(flags: &Flags) -> Result<Loaded, ConfigError> {
         mesh_key: flags.mesh_key_file.as_deref().map(keys::load_mesh_key).transpose()?,
         home: HomePage::Default,
         // Behind a proxy on the same host every stranger seems local: only a development relay opens it here.
-        debug_on_main: flags.dev,
+        debug_on_main: flags.dev.then(DebugAccess::default),
+        admin,
         workers: optional_count("--workers", flags.workers.as_deref(), 1..=1024)?,
         edges: optional_count("--edges", flags.edges.as_deref(), 1..=1024)?,
         moves: super::moves("--placement", Some(&flags.placement))?,
@@ -121,11 +130,7 @@ pub fn load(flags: &Flags) -> Result<Loaded, ConfigError> {
 
 /// Refuses an address for a listener that is not built; the warning names those that nobody turned off.
 fn unbuilt_listeners(flags: &Flags) -> Result<Vec<String>, ConfigError> {
-    let listeners = [
-        ("STUN", "--stun-listen", &flags.stun_listen),
-        ("port 80", "--http-listen", &flags.http_listen),
-        ("the admin listener", "--admin-listen", &flags.admin_listen),
-    ];
+    let listeners = [("STUN", "--stun-listen", &flags.stun_listen), ("port 80", "--http-listen", &flags.http_listen)];
     let mut off = Vec::new();
     for (what, flag, value) in listeners {
         match value.as_deref() {
@@ -140,6 +145,17 @@ fn unbuilt_listeners(flags: &Flags) -> Result<Vec<String>, ConfigError> {
         return Ok(Vec::new());
     }
     Ok(vec![format!("not built yet, and off: {}", off.join(", "))])
+}
+
+fn admin(flags: &Flags, warnings: &mut Vec<String>) -> Result<AdminConfig, ConfigError> {
+    let default = [if flags.dev { "" } else { "127.0.0.1:2112" }.to_owned()];
+    let written = admin::Written {
+        names: &admin::FLAGS,
+        listen: flags.admin_listen.as_deref().unwrap_or(&default),
+        allow: &flags.admin_allow,
+        token_file: flags.admin_token_file.as_deref(),
+    };
+    admin::read(&written, warnings)
 }
 
 fn listen(flags: &Flags) -> Result<Vec<std::net::SocketAddr>, ConfigError> {
@@ -214,6 +230,7 @@ const QUEUE_BYTES: RangeInclusive<u32> = 1 << 16..=1 << 30;
 mod tests {
     use clap::Parser;
 
+    use super::super::AdminAddr;
     use super::*;
 
     #[test]
@@ -227,8 +244,9 @@ mod tests {
         assert_eq!((config.workers, config.edges), (None, None));
         assert_eq!((config.max_clients, config.max_clients_per_ip), (None, None));
         assert_eq!((config.backend, config.log), (Backend::Auto, LogFormat::Human));
-        assert!(!config.debug_on_main);
-        assert_eq!(loaded.warnings, ["not built yet, and off: STUN, port 80, the admin listener"]);
+        assert!(config.debug_on_main.is_none());
+        assert_eq!(config.admin.listen, [AdminAddr::Tcp("127.0.0.1:2112".parse().unwrap())]);
+        assert_eq!(loaded.warnings, ["not built yet, and off: STUN, port 80"]);
     }
 
     #[test]
@@ -237,6 +255,7 @@ mod tests {
         assert_eq!(loaded.config.listen, ["127.0.0.1:3340".parse().unwrap()]);
         assert_eq!((loaded.config.tls, loaded.config.key), (TlsMode::None, KeySource::Ephemeral));
         assert!(loaded.warnings.is_empty());
+        assert!(loaded.config.admin.listen.is_empty() && loaded.config.debug_on_main.is_some());
 
         let config = load_args(&["--dev", "--listen=:1,[::1]:2", "--cert-mode=self-signed", "--key-file=/k"]).unwrap();
         let config = config.config;
@@ -262,8 +281,11 @@ mod tests {
             "--max-clients-per-ip=10",
             "--log-format=json",
         ];
-        let off = ["--admin-listen=", "--stun-listen=", "--http-listen="];
-        let Loaded { config, warnings } = load_args(&[&args[..], &off].concat()).unwrap();
+        let off = ["--stun-listen=", "--http-listen="];
+        let admin = ["--admin-listen=:2112,unix:/a", "--admin-listen=[::1]:1", "--admin-allow=10.0.0.0/8,192.0.2.1"];
+        let Loaded { config, warnings } = load_args(&[&args[..], &off, &admin].concat()).unwrap();
+        assert_eq!((config.admin.listen.len(), config.admin.allow.len()), (3, 2));
+        assert!(load_args(&["--cert-mode=none", "--admin-listen="]).unwrap().config.admin.listen.is_empty());
         let hostname = "relay.example".to_owned();
         assert_eq!(config.tls, TlsMode::Manual { dir: "/c".into(), hostname, make_if_absent: false });
         assert_eq!((config.workers, config.edges), (Some(3), Some(2)));
@@ -284,7 +306,9 @@ mod tests {
             (&["--cert-mode=self-signed", "--hostname=a b"], "--hostname \"a b\": give a DNS name"),
             (&["--dev", "--listen="], "--listen \"\": the port is missing"),
             (&["--dev", "--listen=:1", "--listen=:1"], "--listen \":1\": stands there twice"),
-            (&["--dev", "--admin-listen=:1"], "--admin-listen is not built yet: turn it off with an empty value"),
+            (&["--dev", "--admin-listen=1"], "--admin-listen \"1\": the port is missing"),
+            (&["--dev", "--admin-allow=1"], "--admin-allow \"1\": the length is missing"),
+            (&["--dev", "--admin-token-file=/nowhere/t"], "--admin-token-file \"/nowhere/t\": cannot be read"),
             (&["--dev", "--stun-listen=:1"], "--stun-listen is not built yet"),
             (&["--dev", "--http-listen=:1"], "--http-listen is not built yet"),
             (&["--dev", "--workers=0"], "--workers \"0\": give a number from 1 to 1024"),

@@ -3,6 +3,8 @@
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing::debug;
 
+use crate::limits;
+
 /// Raises this process's own limit as far as it may, and says how many clients it is good for: `wanted` where that
 /// fits, and without a wish as many as fit.
 ///
@@ -27,8 +29,8 @@ pub enum NofileError {
 const HOW_TO_RAISE: &str =
     "raise it (LimitNOFILE= in systemd, --ulimit nofile= for a container, ulimit -Hn in a shell)";
 
-/// Listeners, log, signals, files being read.
-const RESERVE: usize = 64;
+/// Listeners, log, signals, files being read, and who looks at the admin pages.
+const RESERVE: usize = 64 + limits::ADMIN_CONNECTIONS;
 /// Rings or epoll, wake-ups, timers of one thread.
 const RESERVE_PER_THREAD: usize = 8;
 /// Connections that are not logged in, so that a full relay still answers.
@@ -85,18 +87,18 @@ mod tests {
     fn a_wish_is_kept_or_refused_with_numbers() {
         assert_eq!(max_clients(Some(1000), 4096, 2, 1), Ok(1000));
         let refused = max_clients(Some(4000), 4096, 2, 1).unwrap_err();
-        assert_eq!(refused, NofileError::TooMany { wanted: 4000, needed: 4344, limit: 4096, possible: 3752 });
+        assert_eq!(refused, NofileError::TooMany { wanted: 4000, needed: 4408, limit: 4096, possible: 3688 });
         let text = refused.to_string();
-        assert!(text.contains("needs 4344") && text.contains("LimitNOFILE") && text.contains("--max-clients 3752"));
+        assert!(text.contains("needs 4408") && text.contains("LimitNOFILE") && text.contains("--max-clients 3688"));
         assert!(max_clients(Some(usize::MAX), 4096, 2, 1).is_err());
-        assert_eq!(max_clients(Some(3752), 4096, 2, 1), Ok(3752), "what the message offers is taken");
+        assert_eq!(max_clients(Some(3688), 4096, 2, 1), Ok(3688), "what the message offers is taken");
     }
 
     #[test]
     fn without_a_wish_the_limit_decides() {
-        assert_eq!(max_clients(None, 1024, 1, 1), Ok(688));
+        assert_eq!(max_clients(None, 1024, 1, 1), Ok(624));
         assert_eq!(max_clients(None, usize::MAX, 1, 1), Ok(MOST_CLIENTS));
-        assert_eq!(max_clients(None, 336, 1, 1), Err(NofileError::TooFew { needed: 337, limit: 336 }));
+        assert_eq!(max_clients(None, 400, 1, 1), Err(NofileError::TooFew { needed: 401, limit: 400 }));
     }
 
     #[test]

@@ -147,9 +147,6 @@ mod tests {
         fn pop_event(&self) -> Option<Event> {
             self.0.lock().unwrap().pop_front()
         }
-        fn vars_json(&self) -> String {
-            String::new()
-        }
     }
 
     #[test]

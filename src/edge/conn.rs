@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tokio::time::{Instant, sleep};
 
 use super::admit::Place;
+use super::debug;
 use super::host::{Host, Stream};
 use super::serve::Edge;
 use super::wire::Wire;
@@ -124,12 +125,11 @@ async fn requests<H: Host>(
     wire: &mut Wire<H::Stream>,
     peer: SocketAddr,
 ) -> Result<Upgrade, CloseReason> {
-    let vars = || edge.shared.workers.vars_json();
     for answered in 1..=limits::HTTP_REQUESTS_MAX {
         let last = answered == limits::HTTP_REQUESTS_MAX;
-        let visitor = http::Visitor { loopback: peer.ip().is_loopback(), last, vars: &vars };
+        let visitor = http::Visitor { ip: peer.ip(), last };
         let exchange = loop {
-            match http::next(&wire.plain_in, &edge.shared.site, &visitor) {
+            match http::next(&wire.plain_in, &edge.shared.site, visitor) {
                 Ok(Some(exchange)) => break exchange,
                 Ok(None) => wait_for_request(wire, answered > 1).await?,
                 Err(error) => return Err(refuse(edge, wire, &error.answer(), CloseReason::BadHttp).await),
@@ -139,6 +139,7 @@ async fn requests<H: Host>(
         let answer = match exchange.action {
             Action::Upgrade(upgrade) => return Ok(upgrade),
             Action::Reply(answer) => answer,
+            Action::Debug(request) => debug::answer(edge, wire, request).await?,
         };
         edge.stats.http_requests.add(1);
         let Some(body) = answer.skip else {

@@ -6,6 +6,7 @@
 mod admit;
 mod bells;
 mod conn;
+pub mod debug;
 mod guests;
 mod half_open;
 mod host;
@@ -18,19 +19,21 @@ mod wire;
 use std::io;
 use std::net::{Shutdown, TcpListener};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
 
-use crate::config::{HomePage, TcpOptions};
+use crate::config::{DebugAccess, HomePage, TcpOptions};
+use crate::control::logging::Limiter;
 use crate::limits;
 use crate::proto::http::Site;
 use crate::proto::key::NodeKey;
 use crate::proto::login::Keys;
 use crate::worker::bridge::{Event, Handover};
 use admit::Admission;
+use debug::Desk;
 use half_open::HalfOpen;
 use serve::{Hello, Shared};
 pub use stats::Stats;
@@ -50,9 +53,6 @@ pub trait Workers: Send + Sync {
     fn ring(&self, worker: usize);
 
     fn pop_event(&self) -> Option<Event>;
-
-    /// The body of `/debug/vars`.
-    fn vars_json(&self) -> String;
 }
 
 pub struct EdgeConfig {
@@ -63,7 +63,8 @@ pub struct EdgeConfig {
     pub keys: Arc<Keys>,
     pub mesh_key: Option<[u8; 32]>,
     pub home: HomePage,
-    pub debug_on_main: bool,
+    /// Who may see `/debug/`, and who makes its pages.
+    pub debug: Option<(DebugAccess, Desk)>,
     pub max_clients: Option<usize>,
     pub max_clients_per_ip: Option<usize>,
     /// Number of threads; at least one.
@@ -84,7 +85,7 @@ impl EdgeConfig {
             keys,
             mesh_key: None,
             home: HomePage::Default,
-            debug_on_main: false,
+            debug: None,
             max_clients: None,
             max_clients_per_ip: None,
             edges: 1,
@@ -122,20 +123,22 @@ pub fn start(config: EdgeConfig, workers: Arc<dyn Workers>) -> Result<EdgeHandle
         return Err(StartError::SecretsLocked);
     }
     let edges = config.edges.max(1);
+    let (debug, desk) = config.debug.unzip();
     let half_open = HalfOpen::new(config.half_open_max, config.half_open_max_per_ip, edges);
     let shared = Arc::new(Shared {
         tls: config.tls,
         hello: Hello::new(&config.keys),
         keys: config.keys,
         mesh_key: config.mesh_key,
-        site: Site { home: config.home, debug: config.debug_on_main },
+        site: Site { home: config.home, debug },
+        desk,
         login_deadline: config.login_deadline,
         half_open: Arc::new(half_open),
         admission: Admission::new(config.max_clients, config.max_clients_per_ip),
         workers,
         stopping: AtomicBool::new(false),
         closing: AtomicBool::new(false),
-        last_pause_logged: Mutex::default(),
+        pause_lines: Limiter::new(limits::ACCEPT_PAUSE_LOG),
     });
     let stats: Arc<[Arc<Stats>]> = (0..edges).map(|_| Arc::default()).collect();
     let crew = Crew { listeners: &config.listeners, shared: &shared, stats: &stats };
@@ -228,7 +231,7 @@ fn await_start<R>(made: io::Result<R>, ready: &mpsc::Sender<io::Result<()>>, go:
 }
 
 /// A storm of logins must not take a core from a worker. Allowed to everybody, and no reason to fail.
-fn be_nice() {
+pub(crate) fn be_nice() {
     const STEP: i32 = 5;
     if let Ok(now) = rustix::process::getpriority_process(None) {
         // Linux has a priority per thread, and "this process" means the calling thread.

@@ -4,8 +4,8 @@ use std::cell::Cell;
 use std::io;
 use std::net::TcpListener;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use rustix::io::Errno;
@@ -14,11 +14,13 @@ use tokio::time::{Duration, Instant, sleep, timeout_at};
 
 use super::admit::Admission;
 use super::bells::Bells;
+use super::debug::Desk;
 use super::guests::Guests;
 use super::half_open::HalfOpen;
 use super::host::Host;
 use super::stats::Stats;
 use super::{Workers, conn};
+use crate::control::logging::Limiter;
 use crate::limits;
 use crate::proto::http::{self, Site};
 use crate::proto::login::Keys;
@@ -51,6 +53,8 @@ pub(super) struct Shared {
     pub hello: Hello,
     pub mesh_key: Option<[u8; 32]>,
     pub site: Site,
+    /// Where the pages under `/debug/` are made.
+    pub desk: Option<Desk>,
     pub login_deadline: Duration,
     pub half_open: Arc<HalfOpen>,
     pub admission: Admission,
@@ -59,7 +63,7 @@ pub(super) struct Shared {
     pub stopping: AtomicBool,
     /// Connections are to end, too.
     pub closing: AtomicBool,
-    pub last_pause_logged: Mutex<Option<Instant>>,
+    pub pause_lines: Limiter,
 }
 
 impl Shared {
@@ -180,10 +184,8 @@ fn no_descriptors(error: &io::Error) -> bool {
 }
 
 fn log_pause(shared: &Shared, error: &io::Error) {
-    let mut last = shared.last_pause_logged.lock().unwrap_or_else(PoisonError::into_inner);
-    let now = Instant::now();
-    if last.is_none_or(|last| now.duration_since(last) >= limits::ACCEPT_PAUSE_LOG) {
-        *last = Some(now);
-        tracing::warn!(%error, "no descriptors left: accepting rests until some are free; raise their limit");
+    if let Some(left_out) = shared.pause_lines.pass() {
+        let what = "no descriptors left: accepting rests until some are free; raise their limit";
+        tracing::warn!(%error, left_out, "{what}");
     }
 }

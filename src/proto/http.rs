@@ -3,15 +3,19 @@
 //! Just enough of HTTP/1 for the upgrade to DERP and for the pages that clients, probers and people ask for. Routes,
 //! texts and codes are the reference's; clients and monitoring depend on them.
 
+mod debug;
 mod head;
 mod path;
 mod reply;
 mod route;
 
-use crate::config::HomePage;
+use std::net::IpAddr;
+
+use crate::config::{DebugAccess, HomePage};
 use crate::limits;
 use crate::proto::key::NodeKey;
 
+pub use debug::{DebugRequest, Pending};
 use head::Head;
 use reply::Reply;
 
@@ -19,18 +23,17 @@ use reply::Reply;
 #[derive(Clone, Debug)]
 pub struct Site {
     pub home: HomePage,
-    /// Whether `/debug/` exists, for loopback peers.
-    pub debug: bool,
+    /// Who may see `/debug/`, if anybody.
+    pub debug: Option<DebugAccess>,
 }
 
 /// What a request depends on besides its bytes.
-pub struct Visitor<'a> {
-    /// The TCP peer is this machine.
-    pub loopback: bool,
+#[derive(Clone, Copy)]
+pub struct Visitor {
+    /// The TCP peer.
+    pub ip: IpAddr,
     /// No request is answered after this one.
     pub last: bool,
-    /// Makes the body of `/debug/vars`.
-    pub vars: &'a dyn Fn() -> String,
 }
 
 /// One request, understood.
@@ -44,6 +47,8 @@ pub struct Exchange {
 #[derive(Debug, PartialEq, Eq)]
 pub enum Action {
     Reply(Answer),
+    /// One of the pages that are made elsewhere.
+    Debug(DebugRequest),
     /// The connection is DERP from here on, beginning with the bytes behind the head.
     Upgrade(Upgrade),
 }
@@ -97,7 +102,7 @@ impl HttpError {
 ///
 /// # Errors
 /// [`HttpError::answer`] is to be sent, then the connection ends.
-pub fn next(buf: &[u8], site: &Site, visitor: &Visitor<'_>) -> Result<Option<Exchange>, HttpError> {
+pub fn next(buf: &[u8], site: &Site, visitor: Visitor) -> Result<Option<Exchange>, HttpError> {
     let Some(head) = Head::parse(buf)? else {
         return if buf.len() >= limits::HTTP_HEAD_MAX { Err(HttpError::TooLarge) } else { Ok(None) };
     };
@@ -106,6 +111,7 @@ pub fn next(buf: &[u8], site: &Site, visitor: &Visitor<'_>) -> Result<Option<Exc
     }
     let action = match route::route(&head, site, visitor)? {
         route::Routed::Upgrade(upgrade) => Action::Upgrade(upgrade),
+        route::Routed::Debug(page) => Action::Debug(page.of(&head, visitor.last)),
         route::Routed::Reply(reply) => {
             let skip = head.skip().filter(|_| !visitor.last);
             Action::Reply(Answer { bytes: reply.encode(&head, skip.is_some()), skip })

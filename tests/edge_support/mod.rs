@@ -77,10 +77,6 @@ impl Workers for Collector {
     fn pop_event(&self) -> Option<Event> {
         self.events.lock().unwrap().pop_front()
     }
-
-    fn vars_json(&self) -> String {
-        "{\"it\": 1}".to_owned()
-    }
 }
 
 pub struct Relay {

@@ -156,13 +156,50 @@ fn the_environment_is_read_and_checked() {
     assert!(with("TS_DERP_DISABLE_RTT_STATS", "maybe").is_err());
     assert_eq!(with("DERP_DEBUG_LOGS", "false").unwrap().warnings.len(), 0);
     assert_eq!(with("DERP_DEBUG_LOGS", "true").unwrap().warnings.len(), 1);
-    assert_eq!(with("TS_DEBUG_KEY_PATH", "/k").unwrap().warnings.len(), 1);
     assert!(with("DERPRING_PLACEMENT", "login").is_ok());
     assert!(with("DERPRING_PLACEMENT", "here").is_err());
     assert!(with("DERPRING_BUSY_POLL", "50").is_ok());
     assert!(with("DERPRING_BUSY_POLL", "1s").is_err());
-    assert!(with("DERPRING_ADMIN_LISTEN", "").is_ok());
-    assert!(with("DERPRING_ADMIN_LISTEN", ":1").is_err());
+}
+
+#[test]
+fn an_admin_listener_is_asked_for_in_the_environment() {
+    let admin = |env: &[(&str, &str)]| load(&["-dev"], env).map(|loaded| loaded.config.admin);
+    assert!(
+        admin(&[]).unwrap().listen.is_empty() && admin(&[("DERPRING_ADMIN_LISTEN", "")]).unwrap().listen.is_empty()
+    );
+    let env = [("DERPRING_ADMIN_LISTEN", "127.0.0.1:1,unix:/a"), ("DERPRING_ADMIN_ALLOW", "10.0.0.0/8,192.0.2.1")];
+    let config = admin(&env).unwrap();
+    assert_eq!((config.listen.len(), config.allow.len()), (2, 2));
+    let text = admin(&[("DERPRING_ADMIN_LISTEN", "1")]).unwrap_err().to_string();
+    assert!(text.starts_with("DERPRING_ADMIN_LISTEN \"1\": the port is missing"), "{text}");
+}
+
+#[test]
+fn who_may_debug_is_read_and_a_bad_value_is_named() {
+    let access =
+        |name, value: &str| load(&["-dev"], &[(name, value)]).map(|loaded| loaded.config.debug_on_main.unwrap());
+    let ip: IpAddr = "192.0.2.1".parse().unwrap();
+    assert!(!access("TS_DERP_DISABLE_RTT_STATS", "1").unwrap().allows(ip));
+    assert!(access("TS_ALLOW_DEBUG_IP", "192.0.2.1").unwrap().allows(ip));
+    assert!(access("TS_DEBUG_TRUSTED_CIDRS", " 10.0.0.0/8,, 192.0.2.77/24").unwrap().allows(ip));
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("key");
+    let file = file.to_str().unwrap();
+    for (name, value, content) in [
+        ("TS_ALLOW_DEBUG_IP", "192.0.2", None),
+        ("TS_DEBUG_TRUSTED_CIDRS", "192.0.2.1", None),
+        ("TS_DEBUG_KEY_PATH", file, None),
+        ("TS_DEBUG_KEY_PATH", file, Some(" \n")),
+    ] {
+        if let Some(content) = content {
+            fs::write(file, content).unwrap();
+        }
+        let text = access(name, value).unwrap_err().to_string();
+        assert!(text.starts_with(&format!("{name} {value:?}: ")), "{text}");
+    }
+    fs::write(file, "key").unwrap();
+    assert_eq!(access("TS_DEBUG_KEY_PATH", file).unwrap().key_file, Some(file.into()));
 }
 
 #[test]

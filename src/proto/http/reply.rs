@@ -50,12 +50,17 @@ impl Reply {
 
     /// What keeps a page that people open in a browser from being framed or made to run anything.
     pub fn browser_headers(self) -> Self {
+        self.browser_headers_with(POLICY)
+    }
+
+    /// The same for a page that brings its own style.
+    pub fn styled_browser_headers(self) -> Self {
+        self.browser_headers_with(format!("{POLICY}; style-src 'self' 'unsafe-inline'"))
+    }
+
+    fn browser_headers_with(self, policy: impl Into<Cow<'static, str>>) -> Self {
         self.header("Strict-Transport-Security", "max-age=63072000; includeSubDomains")
-            .header(
-                "Content-Security-Policy",
-                "default-src 'self'; frame-ancestors 'none'; form-action 'self'; base-uri 'self'; \
-                 block-all-mixed-content; object-src 'none'",
-            )
+            .header("Content-Security-Policy", policy)
             .header("X-Frame-Options", "DENY")
             .header("X-Content-Type-Options", "nosniff")
     }
@@ -70,28 +75,36 @@ impl Reply {
         self.write(1, false, false)
     }
 
-    fn write(&self, minor: u8, keep_alive: bool, head_only: bool) -> Vec<u8> {
+    pub fn write(&self, minor: u8, keep_alive: bool, head_only: bool) -> Vec<u8> {
+        let length = (self.status != 204).then(|| format!("Content-Length: {}\r\n", self.body.len()));
+        let mut out = self.write_head(minor, keep_alive, &length.unwrap_or_default());
+        if !head_only {
+            out.push_str(&self.body);
+        }
+        out.into_bytes()
+    }
+
+    /// `framing`: the line that says where the body ends, if one does.
+    pub fn write_head(&self, minor: u8, keep_alive: bool, framing: &str) -> String {
         let mut out = format!("HTTP/1.{minor} {} {}\r\n", self.status, reason(self.status));
         for (name, value) in &self.headers {
             debug_assert!(!value.contains(['\r', '\n']));
             // Writing to a String cannot fail.
             let _ = write!(out, "{name}: {value}\r\n");
         }
-        if self.status != 204 {
-            let _ = write!(out, "Content-Length: {}\r\n", self.body.len());
-        }
+        out.push_str(framing);
         match (keep_alive, minor) {
             (false, 1..) => out.push_str("Connection: close\r\n"),
             (true, 0) => out.push_str("Connection: keep-alive\r\n"),
             _ => {}
         }
         out.push_str("\r\n");
-        if !head_only {
-            out.push_str(&self.body);
-        }
-        out.into_bytes()
+        out
     }
 }
+
+const POLICY: &str = "default-src 'self'; frame-ancestors 'none'; form-action 'self'; base-uri 'self'; \
+                      block-all-mixed-content; object-src 'none'";
 
 fn reason(status: u16) -> &'static str {
     match status {
@@ -105,6 +118,7 @@ fn reason(status: u16) -> &'static str {
         405 => "Method Not Allowed",
         426 => "Upgrade Required",
         431 => "Request Header Fields Too Large",
+        500 => "Internal Server Error",
         501 => "Not Implemented",
         503 => "Service Unavailable",
         505 => "HTTP Version Not Supported",

@@ -1,5 +1,6 @@
 //! Which request gets which answer.
 
+use super::debug::{Access, Page, access};
 use super::head::Head;
 use super::reply::Reply;
 use super::{HttpError, Site, Upgrade, Visitor, path};
@@ -7,10 +8,11 @@ use crate::config::HomePage;
 
 pub(super) enum Routed {
     Reply(Reply),
+    Debug(Page),
     Upgrade(Upgrade),
 }
 
-pub(super) fn route(head: &Head<'_>, site: &Site, visitor: &Visitor<'_>) -> Result<Routed, HttpError> {
+pub(super) fn route(head: &Head<'_>, site: &Site, visitor: Visitor) -> Result<Routed, HttpError> {
     if head.method == "CONNECT" {
         return Ok(Routed::Reply(Reply::text(403, "CONNECT not enabled")));
     }
@@ -31,7 +33,7 @@ pub(super) fn route(head: &Head<'_>, site: &Site, visitor: &Visitor<'_>) -> Resu
             let text = Reply::new(200).header("Content-Type", "text/plain; charset=utf-8");
             text.browser_headers().body("User-agent: *\nDisallow: /\n")
         }
-        debug if debug.starts_with(b"/debug/") => self::debug(&debug[7..], head, site, visitor),
+        debug if debug.starts_with(b"/debug/") => return Ok(self::debug(&debug[7..], query, head, site, visitor)),
         _ => home(head, site),
     }))
 }
@@ -72,18 +74,14 @@ fn no_content(head: &Head<'_>) -> Reply {
     }
 }
 
-/// A proxy on this machine makes every peer look local; its header gives it away.
-fn debug(page: &[u8], head: &Head<'_>, site: &Site, visitor: &Visitor<'_>) -> Reply {
-    if !site.debug || !visitor.loopback || head.forwarded {
-        return Reply::text(403, "debug access denied");
-    }
-    match page {
-        b"vars" => Reply::new(200)
-            .header("Content-Type", "application/json; charset=utf-8")
-            .browser_headers()
-            .body((visitor.vars)()),
-        _ => Reply::text(404, "404 page not found"),
-    }
+fn debug(page: &[u8], query: Option<&str>, head: &Head<'_>, site: &Site, visitor: Visitor) -> Routed {
+    let access = site.debug.as_ref().map_or(Access::No, |rule| access(rule, query, head, visitor.ip));
+    let key = match access {
+        Access::Yes => None,
+        Access::WithKey(key) => Some(key),
+        Access::No => return Routed::Reply(Reply::text(403, "debug access denied")),
+    };
+    Routed::Debug(Page { page: String::from_utf8_lossy(page).into_owned(), key })
 }
 
 fn home(head: &Head<'_>, site: &Site) -> Reply {

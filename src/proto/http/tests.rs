@@ -1,12 +1,12 @@
 use super::*;
 
 fn site() -> Site {
-    Site { home: HomePage::Default, debug: true }
+    Site { home: HomePage::Default, debug: Some(DebugAccess::default()) }
 }
 
 fn ask_at(request: &str, site: &Site, loopback: bool) -> Result<Option<Exchange>, HttpError> {
-    let visitor = Visitor { loopback, last: false, vars: &|| "{}".to_owned() };
-    next(request.as_bytes(), site, &visitor)
+    let ip = if loopback { [127, 0, 0, 1] } else { [192, 0, 2, 1] };
+    next(request.as_bytes(), site, Visitor { ip: ip.into(), last: false })
 }
 
 fn ask(request: &str) -> Result<Option<Exchange>, HttpError> {
@@ -119,11 +119,11 @@ fn pages() {
     assert_eq!(get("/nothing/here").1, body);
     assert_eq!(get("/robots.txt").1, "User-agent: *\nDisallow: /\n");
 
-    let blank = Site { home: HomePage::Blank, debug: false };
+    let blank = Site { home: HomePage::Blank, debug: None };
     let (head, body, _) = reply_at("GET /x HTTP/1.1\r\nHost: h\r\n\r\n", &blank, true);
     assert!(head.contains("200 OK\r\nContent-Type: text/html; charset=utf-8\r\n") && body.is_empty());
 
-    let away = Site { home: HomePage::Redirect("https://example.com/?a=1&b".to_owned()), debug: false };
+    let away = Site { home: HomePage::Redirect("https://example.com/?a=1&b".to_owned()), debug: None };
     let (head, body, _) = reply_at("GET /x HTTP/1.1\r\nHost: h\r\n\r\n", &away, true);
     assert!(head.starts_with("HTTP/1.1 302 Found\r\n") && head.contains("Location: https://example.com/?a=1&b\r\n"));
     assert_eq!(body, "<a href=\"https://example.com/?a=1&amp;b\">Found</a>.\n\n");
@@ -152,21 +152,81 @@ fn unclean_paths_are_redirected_and_never_off_this_host() {
     }
 }
 
+/// Page and key of a request that is let through to the pages; `None`: it is refused.
+fn debug(request: &str, site: &Site, loopback: bool) -> Option<(String, Option<String>)> {
+    match ask_at(request, site, loopback).unwrap().unwrap().action {
+        Action::Debug(debug) => Some((debug.page, debug.key)),
+        Action::Reply(answer) => {
+            let text = String::from_utf8(answer.bytes).unwrap();
+            let body = if request.starts_with("HEAD") { "" } else { "debug access denied\n" };
+            assert!(text.starts_with("HTTP/1.1 403 ") && text.ends_with(&format!("\r\n\r\n{body}")), "{text}");
+            None
+        }
+        other => panic!("{request}: {other:?}"),
+    }
+}
+
 #[test]
 fn debug_is_for_this_machine_alone() {
-    let vars = "GET /debug/vars HTTP/1.1\r\nHost: h\r\n";
-    let ok = reply_at(&format!("{vars}\r\n"), &site(), true);
-    assert!(ok.0.contains("application/json") && ok.1 == "{}");
-    let closed = Site { debug: false, ..site() };
-    for (request, site, loopback) in [
-        (format!("{vars}\r\n"), site(), false),
-        (format!("{vars}\r\n"), closed, true),
-        (format!("{vars}X-Forwarded-For: 1.2.3.4\r\n\r\n"), site(), true),
+    let vars = "GET /debug/vars?x HTTP/1.1\r\nHost: h\r\n";
+    assert_eq!(debug(&format!("{vars}\r\n"), &site(), true), Some(("vars".into(), None)));
+    let closed = Site { debug: None, ..site() };
+    assert_eq!(debug(&format!("{vars}\r\n"), &site(), false), None);
+    assert_eq!(debug(&format!("{vars}\r\n"), &closed, true), None);
+    assert_eq!(debug(&format!("{vars}X-Forwarded-For: 127.0.0.1\r\n\r\n"), &site(), true), None);
+    assert_eq!(debug("GET /debug/ HTTP/1.1\r\nHost: h\r\n\r\n", &site(), true), Some((String::new(), None)));
+}
+
+#[test]
+fn the_debug_key_opens_from_anywhere_by_get_alone() {
+    let keyed = Site { debug: Some(DebugAccess { key_file: Some("/k".into()), ..DebugAccess::default() }), ..site() };
+    let ask = |method: &str, query: &str, site: &Site| {
+        let request = format!("{method} /debug/varz?{query} HTTP/1.1\r\nHost: h\r\nX-Forwarded-For: 1.2.3.4\r\n\r\n");
+        debug(&request, site, false).map(|(page, key)| {
+            assert_eq!(page, "varz");
+            key.unwrap()
+        })
+    };
+    assert_eq!(ask("GET", "a=b&debugkey=%73ec+ret&debugkey=x", &keyed).as_deref(), Some("sec ret"));
+    for (method, query) in [
+        ("POST", "debugkey=a"),
+        ("HEAD", "debugkey=a"),
+        ("GET", "debugkey="),
+        ("GET", "key=a"),
+        ("GET", "debugkey=%ff"),
+        ("GET", "debugkey=%f"),
     ] {
-        let (head, body, _) = reply_at(&request, &site, loopback);
-        assert!(head.starts_with("HTTP/1.1 403 ") && body == "debug access denied\n");
+        assert_eq!(ask(method, query, &keyed), None, "{method} {query}");
     }
-    assert!(get("/debug/pprof").0.starts_with("HTTP/1.1 404 "));
+    assert_eq!(ask("GET", "debugkey=a", &site()), None, "there is no key");
+}
+
+#[test]
+fn answers_made_elsewhere_have_their_form_here() {
+    let pending = |request: &str| match ask(request).unwrap().unwrap().action {
+        Action::Debug(debug) => debug.pending,
+        other => panic!("{other:?}"),
+    };
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    let mut get = pending("GET /debug/traffic HTTP/1.1\r\nHost: h\r\n\r\n");
+    let whole = text(get.whole(500, "text/plain", "no".into()));
+    assert!(whole.starts_with("HTTP/1.1 500 Internal Server Error\r\nContent-Type: text/plain\r\n"), "{whole}");
+    assert!(
+        whole.contains("style-src 'self' 'unsafe-inline'\r\n") && whole.ends_with("Length: 2\r\n\r\nno"),
+        "{whole}"
+    );
+    let head = text(get.stream("text/plain"));
+    assert!(head.ends_with("\r\nTransfer-Encoding: chunked\r\n\r\n"), "{head}");
+    assert_eq!(text([get.part(&[b'x'; 17]), get.part(b"")].concat()), format!("11\r\n{}\r\n0\r\n\r\n", "x".repeat(17)));
+    assert_eq!(get.skip, Some(0));
+
+    let mut old = pending("GET /debug/traffic HTTP/1.0\r\nConnection: keep-alive\r\n\r\n");
+    let head = text(old.stream("text/plain"));
+    assert!(!head.contains("keep-alive") && !head.contains("Length") && !head.contains("chunked"), "{head}");
+    assert_eq!((text([old.part(b"ab"), old.part(b"")].concat()), old.skip), ("ab".into(), None));
+    let head = pending("HEAD /debug/vars HTTP/1.1\r\nHost: h\r\n\r\n");
+    assert!(text(head.whole(200, "text/plain", "body".into())).ends_with("Content-Length: 4\r\n\r\n"));
+    assert!(text(head.text(403, "debug access denied")).starts_with("HTTP/1.1 403 Forbidden\r\n"));
 }
 
 #[test]
