@@ -112,11 +112,12 @@ def relay_command(wanted, relay_port, admin_port, folder):
 
 
 def await_scrape(server, patience=60):
-    """Until Prometheus has the relay, or has said why not."""
+    """Until Prometheus has the relay and has forgotten that it had none, or has said why not."""
     end = time.monotonic() + patience
     while time.monotonic() < end:
         targets = server.ask("targets")["activeTargets"]
-        if targets and all(target["health"] == "up" for target in targets):
+        scraped = targets and all(target["health"] == "up" for target in targets)
+        if scraped and not server.ask("query", query='ALERTS{alertname="DerpringMissing"}')["result"]:
             return
         time.sleep(0.2)
     raise Failed(f"Prometheus cannot scrape the relay: {[target['lastError'] for target in targets]}")

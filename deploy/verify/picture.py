@@ -99,7 +99,7 @@ def _lines(lines, unit, run):
         place = " ".join(f"{_x(time, run):.1f},{_y(value / top):.1f}" for time, value in points)
         yield f'<polyline points="{place}" fill="none" stroke="{color}" stroke-width="1.4"/>'
         width = 18 + 5.6 * len(name)
-        if x + width < WIDTH:
+        if name and x + width < WIDTH:
             yield f'<rect x="{x}" y="{y - 7}" width="9" height="3" fill="{color}"/>'
             yield f'<text class="faint" x="{x + 12}" y="{y}" font-size="10">{escape(name)}</text>'
         x += width + 6
@@ -135,9 +135,10 @@ def _axes(marks, run):
         yield f'<line class="grid" x1="{LEFT}" y1="{y:.1f}" x2="{WIDTH - RIGHT}" y2="{y:.1f}"/>'
         yield f'<text class="faint" x="{LEFT - 5}" y="{y + 3:.1f}" text-anchor="end" font-size="10">{text}</text>'
     for quarter in range(5):
-        time = run.begin + run.seconds * quarter / 4
-        yield (f'<text class="faint" x="{_x(time, run):.1f}" y="{HEIGHT - FOOT + 14}" text-anchor="middle" '
-               f'font-size="10">{run.seconds * quarter / 4:.0f} s</text>')
+        seconds = run.seconds * quarter / 4
+        anchor = "end" if quarter == 4 else "middle"
+        yield (f'<text class="faint" x="{_x(run.begin + seconds, run):.1f}" y="{HEIGHT - FOOT + 14}" '
+               f'text-anchor="{anchor}" font-size="10">{seconds:.0f} s</text>')
 
 
 def _x(time, run):

@@ -65,14 +65,19 @@ def _promtool(body):
 
 def _telling_labels(body):
     """A key or an address in a label is a series per client, and tells who uses the relay."""
-    for name, label, value in re.findall(r'^(\w+)\{.*?(\w+)="([^"]*)"', body, re.MULTILINE):
-        if re.fullmatch(r"(nodekey:)?[0-9a-fA-F]{16,}", value) or _is_address(value):
-            yield f"{name} has {label}={value!r}: a key or an address"
+    told = set()
+    for name, labels in re.findall(r"^(\w+)\{(.*)\} ", body, re.MULTILINE):
+        for label, value in re.findall(r'(\w+)="((?:[^"\\]|\\.)*)"', labels):
+            if re.fullmatch(r"(nodekey:)?[0-9a-fA-F]{16,}", value) or _is_address(value):
+                told.add(f"{name} has {label}={value!r}: a key or an address")
+    yield from sorted(told)
 
 
 def _is_address(value):
+    """With or without a port."""
+    host = re.fullmatch(r"\[(.*)\]:\d+|([^:]*):\d+", value)
     try:
-        ipaddress.ip_address(value.rsplit(":", 1)[0].strip("[]") if "." in value else value)
+        ipaddress.ip_address((host[1] or host[2]) if host else value)
     except ValueError:
         return False
     return True
