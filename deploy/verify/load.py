@@ -26,11 +26,14 @@ class Part:
 
 
 PARTS = (
-    Part("40 pairs, 4000 packets/s of mixed sizes, disco", 0.0, 1.0, "--pairs 40 --rate 4000 --sizes imix --disco 40"),
-    Part("TLS 1.2", 0.0, 1.0, "--pairs 2 --rate 50 --tls 1.2"),
-    Part("40 logins/s, 60 idle", 0.2, 0.5, "--churn 40 --idle 60"),
-    Part("2 bulk pairs", 0.4, 0.7, "--bulk 2"),
-    Part("2 receivers that do not read", 0.75, 0.95, "--stalled 2"),
+    Part("40 pairs: 4,000 packets/s of mixed sizes, and disco", 0.0, 1.0,
+         "--pairs 40 --rate 4000 --sizes imix --disco 40"),
+    Part("2 pairs in TLS 1.2", 0.0, 1.0, "--pairs 2 --rate 50 --tls 1.2"),
+    Part("40 logins/s, 60 idle clients", 0.15, 0.4, "--churn 40 --idle 60"),
+    Part("20 pairs more: 20,000 packets/s of 1,400 bytes", 0.3, 0.6, "--pairs 20 --rate 20000"),
+    Part("all of 8 to all others: 5,000 packets/s", 0.5, 0.7, "--all-to-all 8 --rate 5000"),
+    Part("2 receivers that are slower than their senders", 0.65, 0.9,
+         "--slow 2 --slow-read 4000000 --bulk-window 2000"),
 )
 
 
