@@ -13,7 +13,7 @@ SHOWN = ("Packets", "Payload", "Dropped by reason", "Queue time", "Queue time, q
          "Record fill", "Connections and logins", "Login time", "Process memory")
 COLUMNS = 3
 WIDTH, HEIGHT, GAP, TOP = 380, 210, 14, 92
-LEFT, RIGHT, HEAD, FOOT = 58, 10, 30, 48
+LEFT, RIGHT, HEAD, FOOT = 66, 10, 30, 48
 POINTS = 120
 COLORS = ("#2f7ed8", "#e0812b", "#3a9d5d", "#c2455c", "#8a5fc4", "#1d9aa5", "#a08a1f", "#7a7f87")
 
