@@ -96,13 +96,25 @@ def _lines(lines, unit, run):
     x, y = LEFT, HEIGHT - 10
     for at, (name, points) in enumerate(lines):
         color = COLORS[at % len(COLORS)]
-        place = " ".join(f"{_x(time, run):.1f},{_y(value / top):.1f}" for time, value in points)
-        yield f'<polyline points="{place}" fill="none" stroke="{color}" stroke-width="1.4"/>'
+        for piece in _pieces(points, 3 * run.seconds / POINTS):
+            place = " ".join(f"{_x(time, run):.1f},{_y(value / top):.1f}" for time, value in piece)
+            yield f'<polyline points="{place}" fill="none" stroke="{color}" stroke-width="1.4"/>'
         width = 18 + 5.6 * len(name)
         if name and x + width < WIDTH:
             yield f'<rect x="{x}" y="{y - 7}" width="9" height="3" fill="{color}"/>'
             yield f'<text class="faint" x="{x + 12}" y="{y}" font-size="10">{escape(name)}</text>'
         x += width + 6
+
+
+def _pieces(points, gap):
+    """A curve where it is known: nothing is drawn across a time without values."""
+    piece = []
+    for point in points:
+        if piece and point[0] - piece[-1][0] > gap:
+            yield piece
+            piece = []
+        piece.append(point)
+    yield piece
 
 
 def _heatmap(series, unit, run):
