@@ -123,6 +123,10 @@ pub const TURN_SEND_BYTES: usize = 256 * 1024;
 /// in which many senders meet; with more, a turn's packets leave the cache before they are sealed.
 pub const RIPE_BYTES: u32 = 32 * 1024;
 
+/// Bytes side by side for one plain peer that are sent from where they were received. Less is better queued: others may
+/// have something for the same peer.
+pub const RUN_BYTES: usize = 8 * 1024;
+
 /// KeepAlive period (protocol).
 pub const KEEP_ALIVE: Duration = Duration::from_secs(60);
 /// The most that is added to it, per connection, so that they do not beat together (protocol).

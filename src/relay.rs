@@ -120,6 +120,7 @@ impl Relay {
                 packets_min: limits::QUEUE_PACKETS_MIN,
             },
             chunks_max: budget.chunks_per_worker(),
+            run_bytes: limits::RUN_BYTES,
             write_timeout: config.tcp.write_timeout,
             moves: config.moves,
             busy_poll: config.busy_poll,
@@ -247,6 +248,10 @@ impl Workers for Crew {
             "peer logged in"
         );
         Ok(())
+    }
+
+    fn ring(&self, worker: usize) {
+        self.pool.ring(worker);
     }
 
     fn pop_event(&self) -> Option<Event> {

@@ -173,6 +173,12 @@ impl<const N: usize> Powers<N> {
         self.sum.add(value);
     }
 
+    /// Records zero, so many times.
+    #[inline]
+    pub fn record_zeros(&self, times: u64) {
+        self.buckets[0].add(times);
+    }
+
     /// Bounds with the number of values in each bucket, in rising order; behind them what is above the last.
     pub fn buckets(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
         self.buckets.iter().enumerate().map(|(at, cell)| (1 << (self.lowest as usize + at), cell.get()))
@@ -208,6 +214,8 @@ pub struct WorkerStats {
     pub connections: Cell,
     pub home_connections: Cell,
     pub not_ideal_connections: Cell,
+    /// By [`TlsVersion`](crate::tls::handshake::TlsVersion); plain ones are in neither.
+    pub tls_connections: [Cell; 2],
     pub watchers: Cell,
     /// Of the whole relay, as this worker's directory has it.
     pub keys: Cell,
@@ -294,6 +302,7 @@ impl Default for WorkerStats {
             connections: Cell::default(),
             home_connections: Cell::default(),
             not_ideal_connections: Cell::default(),
+            tls_connections: cells(),
             watchers: Cell::default(),
             keys: Cell::default(),
             dup_keys: Cell::default(),

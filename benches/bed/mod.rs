@@ -33,6 +33,7 @@ impl Bed {
         let settings = Settings {
             bounds,
             chunks_max,
+            run_bytes: derpring::limits::RUN_BYTES,
             write_timeout: Duration::ZERO,
             moves: false,
             busy_poll: Duration::ZERO,

@@ -55,6 +55,7 @@ impl World {
         let settings = Settings {
             bounds: Bounds { packets: 8, bytes: 20_000, packets_min: 4 },
             chunks_max: 24,
+            run_bytes: 300,
             write_timeout: Duration::from_secs(2),
             moves: true,
             busy_poll: Duration::ZERO,

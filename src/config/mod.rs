@@ -173,6 +173,24 @@ pub enum LogFormat {
     Json,
 }
 
+/// Whether sessions move to the worker that most of their packets go to.
+fn moves(name: &str, text: Option<&str>) -> Result<bool, ConfigError> {
+    match text {
+        None | Some("traffic") => Ok(true),
+        Some("login") => Ok(false),
+        Some(other) => Err(ConfigError::value(name, other, "give traffic or login")),
+    }
+}
+
+/// How long a worker looks for more to do before it sleeps.
+fn busy_poll(name: &str, text: Option<&str>) -> Result<Duration, ConfigError> {
+    const MOST: u64 = 10_000;
+    let Some(text) = text else { return Ok(Duration::ZERO) };
+    let micros = text.parse().ok().filter(|micros| *micros <= MOST);
+    let micros = micros.ok_or_else(|| ConfigError::value(name, text, format!("give a number from 0 to {MOST}")))?;
+    Ok(Duration::from_micros(micros))
+}
+
 /// A name that a certificate can be made out to.
 fn check_hostname(flag: &str, text: &str) -> Result<(), ConfigError> {
     match ServerName::try_from(text) {

@@ -103,12 +103,8 @@ pub fn load(flags: &Flags) -> Result<Loaded, ConfigError> {
         admin,
         workers: optional_count("--workers", flags.workers.as_deref(), 1..=1024)?,
         edges: optional_count("--edges", flags.edges.as_deref(), 1..=1024)?,
-        moves: match flags.placement.as_str() {
-            "traffic" => true,
-            "login" => false,
-            other => return Err(ConfigError::value("--placement", other, "give traffic or login")),
-        },
-        busy_poll: Duration::from_micros(count("--busy-poll", &flags.busy_poll, 0..=10_000)?),
+        moves: super::moves("--placement", Some(&flags.placement))?,
+        busy_poll: super::busy_poll("--busy-poll", Some(&flags.busy_poll))?,
         backend: Backend::parse(&flags.backend)
             .ok_or_else(|| ConfigError::value("--backend", &flags.backend, "give auto, uring or epoll"))?,
         queue: QueueLimits {

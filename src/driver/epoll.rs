@@ -37,6 +37,8 @@ struct Conn {
     ended: bool,
     /// or the socket is about to be given away.
     paused: bool,
+    /// The kernel watches it.
+    listed: bool,
     flow: Flow,
 }
 
@@ -63,10 +65,17 @@ impl Epoll {
         let mut flags = EventFlags::empty();
         flags.set(EventFlags::IN, !conn.ended && !conn.paused);
         flags.set(EventFlags::OUT, conn.blocked);
-        let token = Token { op: Op::Receive, generation: conn.generation, slot };
-        // The descriptor is registered and open: there is nothing that can fail here but memory, and then the
-        // write timeout ends the connection.
-        let _ = epoll::modify(&self.epoll, socket, EventData::new_u64(token.encode()), flags);
+        let token = EventData::new_u64(Token { op: Op::Receive, generation: conn.generation, slot }.encode());
+        // The descriptor is open: there is nothing that can fail here but memory, and then the write timeout ends the
+        // connection.
+        let _ = match (conn.listed, flags.is_empty()) {
+            // The kernel reports a peer that hangs up whatever is asked for, again and again.
+            (true, true) => epoll::delete(&self.epoll, socket),
+            (true, false) => epoll::modify(&self.epoll, socket, token, flags),
+            (false, true) => Ok(()),
+            (false, false) => epoll::add(&self.epoll, socket, token, flags),
+        };
+        self.conns[slot as usize].listed = !flags.is_empty();
     }
 
     fn receive(&mut self, slot: u32, max: usize, sink: &mut impl Sink) {
@@ -80,7 +89,9 @@ impl Epoll {
             Ok((0, _)) => End::Closed,
             Ok((n, _)) => {
                 conn.flow.weigh(n);
-                sink.received(slot, &mut self.buffer[..n]);
+                let mut buffer = std::mem::take(&mut self.buffer);
+                sink.received(self, slot, &mut buffer[..n]);
+                self.buffer = buffer;
                 sink.settle(self);
                 return;
             }
@@ -127,6 +138,7 @@ impl Driver for Epoll {
         conn.blocked = false;
         conn.ended = false;
         conn.paused = false;
+        conn.listed = true;
         conn.flow = Flow::default();
         let token = Token { op: Op::Receive, generation: conn.generation, slot };
         epoll::add(&self.epoll, &socket, EventData::new_u64(token.encode()), EventFlags::IN)?;
@@ -164,9 +176,12 @@ impl Driver for Epoll {
     }
 
     fn take(&mut self, slot: u32) -> Option<OwnedFd> {
-        let socket = self.conns[slot as usize].socket.take()?;
-        // Not closed but given away: it must be taken out of the set by hand.
-        let _ = epoll::delete(&self.epoll, &socket);
+        let conn = &mut self.conns[slot as usize];
+        let socket = conn.socket.take()?;
+        if std::mem::take(&mut conn.listed) {
+            // Not closed but given away: it must be taken out of the set by hand.
+            let _ = epoll::delete(&self.epoll, &socket);
+        }
         Some(socket)
     }
 
@@ -231,5 +246,60 @@ impl Driver for Epoll {
 
     fn stats(&self) -> DriverStats {
         self.stats
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Heard {
+        bytes: usize,
+        ended: bool,
+    }
+
+    impl Sink for Heard {
+        fn awake(&mut self, _: Nanos) {}
+        fn received<D: Driver>(&mut self, _: &mut D, _: u32, bytes: &mut [u8]) {
+            self.bytes += bytes.len();
+        }
+        fn settle<D: Driver>(&mut self, _: &mut D) {}
+        fn answer<D: Driver>(&mut self, _: &mut D) {}
+        fn writable(&mut self, _: u32) {}
+        fn ended(&mut self, _: u32, _: End) {
+            self.ended = true;
+        }
+        fn detached(&mut self, _: u32) {}
+    }
+
+    /// A worker with such a session would not sleep again until the session has moved.
+    #[test]
+    fn a_paused_socket_whose_peer_hangs_up_is_not_reported_and_loses_nothing() {
+        let new = || Epoll::new(Arc::new(WakeHandle::new().unwrap())).unwrap();
+        let (mut from, mut to, mut heard) = (new(), new(), Heard::default());
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        from.attach(3, ours.into()).unwrap();
+        assert!(from.pause(3));
+        theirs.write_all(b"last words").unwrap();
+        drop(theirs);
+        from.turn(Duration::from_millis(10), &mut heard).unwrap();
+        assert!(from.events.is_empty() && heard.bytes == 0 && !heard.ended);
+
+        to.attach(0, from.take(3).unwrap()).unwrap();
+        while !heard.ended {
+            to.turn(Duration::from_secs(5), &mut heard).unwrap();
+            assert!(!to.events.is_empty(), "the end is reported");
+        }
+        assert_eq!(heard.bytes, 10);
+        // The old slot is free again.
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        from.attach(3, ours.into()).unwrap();
+        theirs.write_all(b"hello").unwrap();
+        from.turn(Duration::from_secs(5), &mut heard).unwrap();
+        assert_eq!(heard.bytes, 15);
     }
 }

@@ -36,10 +36,10 @@ pub enum End {
 pub trait Sink {
     /// The turn's wait is over; everything that follows happens at `now`. Called first in each turn.
     fn awake(&mut self, now: Nanos);
-    /// Bytes from the socket in `slot`; they may be changed in place and are gone after the call.
-    fn received(&mut self, slot: u32, bytes: &mut [u8]);
-    /// Called after each [`Self::received`], when its bytes are gone: what must not wait for the end of the turn may
-    /// be sent now.
+    /// Bytes from the socket in `slot`; they may be changed in place and are gone after the call. Until then they may
+    /// be sent from where they lie.
+    fn received<D: Driver>(&mut self, driver: &mut D, slot: u32, bytes: &mut [u8]);
+    /// Called after each [`Self::received`]: what must not wait for the end of the turn may be sent now.
     fn settle<D: Driver>(&mut self, driver: &mut D);
     /// Called when sockets that bring little have all been received from and others, that bring much, still wait:
     /// what the first have led to may be sent now.

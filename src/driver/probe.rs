@@ -90,7 +90,7 @@ struct Seen {
 impl Sink for Seen {
     fn awake(&mut self, _: super::Nanos) {}
 
-    fn received(&mut self, _: u32, bytes: &mut [u8]) {
+    fn received<D: Driver>(&mut self, _: &mut D, _: u32, bytes: &mut [u8]) {
         self.bytes.extend_from_slice(bytes);
     }
 

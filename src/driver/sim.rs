@@ -251,7 +251,9 @@ impl Sim {
         };
         if !self.lent.is_empty() {
             self.stats.receives += 1;
-            sink.received(slot, &mut self.lent);
+            let mut lent = std::mem::take(&mut self.lent);
+            sink.received(self, slot, &mut lent);
+            self.lent = lent;
             sink.settle(self);
         }
         if ended {

@@ -9,9 +9,9 @@ use std::collections::VecDeque;
 use super::Nanos;
 
 /// A socket that brings more than this in the mean is thick,
-const THICK: u32 = 6 * 1024;
+const THICK: u32 = 16 * 1024;
 /// and thin again when it brings less than this.
-const THIN: u32 = 3 * 1024;
+const THIN: u32 = 8 * 1024;
 
 /// One receive from a thick socket: a sender's burst, whole, in bulk.
 pub const LANDING_BYTES: usize = 128 * 1024;

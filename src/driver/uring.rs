@@ -28,7 +28,8 @@ const COMPLETIONS: u32 = 8192;
 
 pub struct Uring {
     ring: IoUring,
-    buffers: Buffers,
+    /// Absent only while the worker looks at what one of them holds.
+    buffers: Option<Box<Buffers>>,
     wake: Arc<WakeHandle>,
     conns: Vec<Conn>,
     /// Slots whose receive or poll has ended and must be asked for again after this turn.
@@ -80,7 +81,7 @@ impl Uring {
         let buffers = Buffers::register(&ring)?;
         let mut driver = Self {
             ring,
-            buffers,
+            buffers: Some(Box::new(buffers)),
             wake,
             conns: Vec::new(),
             rearm: Vec::new(),
@@ -96,7 +97,7 @@ impl Uring {
 
     /// Whether one buffer serves several receives on this kernel.
     pub fn is_incremental(&self) -> bool {
-        self.buffers.is_incremental()
+        self.buffers.as_ref().is_some_and(|buffers| buffers.is_incremental())
     }
 
     fn push(&mut self, entry: &squeue::Entry) {
@@ -209,7 +210,9 @@ impl Uring {
                     // A poll does not tell of what is left.
                     self.thick.push(slot, &mut conn.flow);
                 }
-                sink.received(slot, &mut self.landing[..n]);
+                let mut landing = std::mem::take(&mut self.landing);
+                sink.received(self, slot, &mut landing[..n]);
+                self.landing = landing;
                 sink.settle(self);
                 self.weigh(slot, n);
                 return;
@@ -251,14 +254,16 @@ impl Uring {
         let receiving = conn.receiving;
         if result > 0 {
             let len = result as usize;
-            match self.buffers.received(flags, len) {
-                Some(bytes) if !leaving => {
-                    self.thick.saw_thin(self.turn_at);
-                    sink.received(slot, bytes);
-                }
-                _ => {}
+            if !leaving {
+                self.thick.saw_thin(self.turn_at);
             }
-            self.buffers.release(flags, len);
+            if let Some(mut buffers) = self.buffers.take() {
+                if let Some(bytes) = buffers.received(flags, len).filter(|_| !leaving) {
+                    sink.received(self, slot, bytes);
+                }
+                buffers.release(flags, len);
+                self.buffers = Some(buffers);
+            }
             if !receiving && !leaving {
                 self.rearm.push(slot);
             }
@@ -269,7 +274,7 @@ impl Uring {
             return;
         }
         if cqueue::buffer_select(flags).is_some() {
-            self.buffers.release(flags, 0);
+            self.release_unused(flags);
         }
         if leaving || ended {
             return;
@@ -293,6 +298,12 @@ impl Uring {
         };
         self.conns[slot as usize].ended = true;
         sink.ended(slot, end);
+    }
+
+    fn release_unused(&mut self, flags: u32) {
+        if let Some(buffers) = &mut self.buffers {
+            buffers.release(flags, 0);
+        }
     }
 
     /// Closes a detached socket once the kernel holds nothing that refers to it.
@@ -404,7 +415,9 @@ impl Driver for Uring {
                 _ => self.completed(token, entry.result(), entry.flags(), sink),
             }
         }
-        self.buffers.publish();
+        if let Some(buffers) = &mut self.buffers {
+            buffers.publish();
+        }
         if !self.thick.is_empty() {
             self.serve_thick(now, sink);
         }

@@ -143,6 +143,7 @@ mod tests {
         fn adopt(&self, _: usize, _: Box<Handover>) -> Result<(), Box<Handover>> {
             Ok(())
         }
+        fn ring(&self, _: usize) {}
         fn pop_event(&self) -> Option<Event> {
             self.0.lock().unwrap().pop_front()
         }

@@ -270,9 +270,14 @@ async fn adopt<H: Host>(edge: &Edge<H>, mut handover: Box<Handover>, deadline: I
     let (mut wait, longest) = limits::ADOPT_WAIT;
     loop {
         handover = match edge.shared.workers.adopt(worker, handover) {
-            Ok(()) => return Ok(()),
+            Ok(()) => {
+                edge.bells.mark(worker);
+                return Ok(());
+            }
             Err(back) => back,
         };
+        // Whatever fills its queue may be waiting for this.
+        edge.bells.mark(worker);
         if edge.shared.is_closing() {
             return Err(CloseReason::Shutdown);
         }

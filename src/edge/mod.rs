@@ -4,6 +4,7 @@
 //! io_uring is allowed, plain tokio elsewhere. A stranger costs one bounded place and a deadline.
 
 mod admit;
+mod bells;
 mod conn;
 pub mod debug;
 mod guests;
@@ -42,9 +43,14 @@ pub trait Workers: Send + Sync {
     /// Which worker is to own a session of this key.
     fn place(&self, key: &NodeKey) -> usize;
 
+    /// Hands over; the worker need not look before it is [rung](Self::ring).
+    ///
     /// # Errors
     /// The worker's queue is full; the edge tries again a little later.
     fn adopt(&self, worker: usize, handover: Box<Handover>) -> Result<(), Box<Handover>>;
+
+    /// Wakes a worker for all that it was handed.
+    fn ring(&self, worker: usize);
 
     fn pop_event(&self) -> Option<Event>;
 }

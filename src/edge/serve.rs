@@ -13,6 +13,7 @@ use tokio::task::{spawn_local, yield_now};
 use tokio::time::{Duration, Instant, sleep, timeout_at};
 
 use super::admit::Admission;
+use super::bells::Bells;
 use super::debug::Desk;
 use super::guests::Guests;
 use super::half_open::HalfOpen;
@@ -76,6 +77,7 @@ pub(super) struct Edge<H: Host> {
     pub shared: Arc<Shared>,
     pub stats: Arc<Stats>,
     pub guests: Guests<H::Stream>,
+    pub bells: Bells,
     large_logins: Cell<u32>,
     /// Tasks that have not ended.
     tasks: Cell<usize>,
@@ -110,7 +112,10 @@ pub(super) async fn run<H: Host>(
 ) {
     let mailbox = shared.half_open.mailbox(index);
     let guests = Guests::new(index, shared.half_open.clone(), stats.clone());
-    let edge = Rc::new(Edge { host, shared, stats, guests, large_logins: Cell::new(0), tasks: Cell::new(0) });
+    let (large_logins, tasks) = (Cell::new(0), Cell::new(0));
+    let edge = Rc::new(Edge { host, shared, stats, guests, bells: Bells::default(), large_logins, tasks });
+    let ringing = edge.clone();
+    let ringing = spawn_local(async move { ringing.bells.run(&*ringing.shared.workers).await });
     for listener in listeners {
         spawn(&edge, accept(edge.clone(), listener));
     }
@@ -118,6 +123,8 @@ pub(super) async fn run<H: Host>(
         if edge.shared.is_closing() {
             edge.guests.cut_all(CloseReason::Shutdown);
             if edge.tasks.get() == 0 {
+                ringing.abort();
+                edge.bells.ring(&*edge.shared.workers);
                 return;
             }
         }

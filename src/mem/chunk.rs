@@ -129,6 +129,14 @@ impl Chunk {
         self.meta_len += 1;
     }
 
+    /// This chunk, which is committed, stands for one packet.
+    pub fn count_packet(&mut self, payload: u32, disco: bool) {
+        (self.packets, self.payload) = (1, payload);
+        if disco {
+            (self.disco_packets, self.disco_payload) = (1, payload);
+        }
+    }
+
     /// The oldest frame that begins in this chunk.
     #[inline]
     pub fn first_frame(&self) -> Option<FrameMeta> {

@@ -11,6 +11,7 @@ mod tls12;
 
 use std::fmt;
 
+use handshake::TlsVersion;
 pub use record::{Opened, RecordLayer};
 pub use tls12::Tls12;
 
@@ -64,6 +65,17 @@ pub enum Flow {
     Open,
     /// close_notify has come; bytes behind it are ignored.
     Closed,
+}
+
+impl Transport {
+    /// `None`: plain.
+    pub fn version(&self) -> Option<TlsVersion> {
+        match self {
+            Self::Plain => None,
+            Self::Tls12(_) => Some(TlsVersion::V1_2),
+            Self::Tls13(_) => Some(TlsVersion::V1_3),
+        }
+    }
 }
 
 /// The copying forms, for the edge, where a connection sees a handful of records. Workers open and seal in place.

@@ -4,11 +4,13 @@
 //! is that of arrival. A full queue drops its oldest packet. Control frames are never dropped. A frame leaves a queue
 //! in one of two ways: dropped whole, or committed whole, because a sealed record can be neither dropped nor reordered.
 
+mod dropped;
 mod packed;
 
 use crate::mem::chunk::{CAPACITY, Chunk, ChunkId, ChunkPool, FrameClass, FrameMeta, NIL};
 use crate::proto::frame::HEADER_LEN;
 use crate::proto::key::NodeKey;
+pub use dropped::Dropped;
 pub use packed::Packed;
 
 /// Bytes that are committed at once: as much as one send takes in bulk, so little that what is committed, and can no
@@ -19,47 +21,6 @@ pub const COMMIT_BYTES: usize = 4 * CAPACITY;
 #[inline]
 pub fn payload_len(len: u32) -> u32 {
     len - (HEADER_LEN + NodeKey::LEN) as u32
-}
-
-/// What was thrown out to make room, or at the end.
-#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
-pub struct Dropped {
-    pub data: u32,
-    pub data_bytes: u64,
-    pub disco: u32,
-    pub disco_bytes: u64,
-}
-
-impl Dropped {
-    #[inline]
-    pub fn any(&self) -> bool {
-        self.data + self.disco > 0
-    }
-
-    /// Counts one packet by the length of its frame.
-    pub fn add(&mut self, disco: bool, frame_len: u32) {
-        let payload = u64::from(payload_len(frame_len));
-        if disco {
-            self.disco += 1;
-            self.disco_bytes += payload;
-        } else {
-            self.data += 1;
-            self.data_bytes += payload;
-        }
-    }
-
-    fn merge(&mut self, other: Self) {
-        self.data += other.data;
-        self.data_bytes += other.data_bytes;
-        self.disco += other.disco;
-        self.disco_bytes += other.disco_bytes;
-    }
-
-    fn count(&mut self, meta: FrameMeta) {
-        if meta.class != FrameClass::Control {
-            self.add(meta.class == FrameClass::Disco, meta.len);
-        }
-    }
 }
 
 /// Bounds of the data queue and of the disco queue, each.
@@ -263,6 +224,18 @@ impl Egress {
     #[inline]
     pub fn push_wire(&mut self, pool: &mut ChunkPool, id: ChunkId) {
         self.wire.link(pool, id);
+    }
+
+    /// Appends to the wire what the socket did not take of a packet with `payload` bytes.
+    pub fn push_rest(&mut self, pool: &mut ChunkPool, bytes: &[u8], payload: u32, disco: bool) {
+        for (at, part) in bytes.chunks(CAPACITY).enumerate() {
+            let id = pool.take();
+            pool[id].append(part);
+            if at == 0 {
+                pool[id].count_packet(payload, disco);
+            }
+            self.push_wire(pool, id);
+        }
     }
 
     /// First committed chunk; its successors follow by `next`.

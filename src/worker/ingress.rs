@@ -1,15 +1,29 @@
 //! From bytes of the socket to whole frames: open in place, cut at frame borders.
 
+use crate::driver::Driver;
 use crate::proto::deframe::Step;
 use crate::proto::frame::kind;
 use crate::stats::CloseReason;
 use crate::tls::record::{HEADER_LEN, RecordLayer};
 use crate::tls::{Flow, Opened, Tls12, TlsFault, Transport};
+use crate::worker::bulk::{Each, Forward, Runs};
 use crate::worker::core::Core;
 use crate::worker::session::State;
 
 impl Core {
     /// Takes what the socket in `slot` has brought.
+    #[inline]
+    pub(super) fn receive<D: Driver>(&mut self, driver: &mut D, slot: u32, bytes: &mut [u8]) {
+        let session = &mut self.sessions[slot];
+        if session.state == State::Open && !self.stopping && matches!(session.transport, Transport::Plain) {
+            session.active_at = self.now;
+            self.frames_to(&mut Runs::new(driver), slot, bytes);
+        } else {
+            self.ingest(slot, bytes);
+        }
+    }
+
+    /// The same without a way to send.
     #[inline]
     pub(super) fn ingest(&mut self, slot: u32, bytes: &mut [u8]) {
         let session = &mut self.sessions[slot];
@@ -123,9 +137,14 @@ impl Core {
         result.map(|(_, flow)| flow)
     }
 
-    /// Cuts plaintext into frames and acts on each.
     #[inline]
     pub(super) fn frames(&mut self, slot: u32, bytes: &mut [u8]) {
+        self.frames_to(&mut Each, slot, bytes);
+    }
+
+    /// Cuts plaintext into frames and acts on each.
+    #[inline]
+    fn frames_to(&mut self, packets: &mut impl Forward, slot: u32, bytes: &mut [u8]) {
         let session = &mut self.sessions[slot];
         let mesh = session.mesh;
         if session.shared && !bytes.is_empty() {
@@ -141,10 +160,16 @@ impl Core {
         while self.sessions[slot].state == State::Open {
             match deframer.next(bytes, at, mesh) {
                 Step::Frame { start, end } => {
-                    self.frame(slot, &mut bytes[start..end]);
+                    if bytes[start] == kind::SEND_PACKET {
+                        packets.packet(self, slot, bytes, start, end);
+                    } else {
+                        packets.settle(self, bytes);
+                        self.other_frame(slot, &mut bytes[start..end]);
+                    }
                     at = end;
                 }
                 Step::Stitched { used } => {
+                    packets.settle(self, bytes);
                     let mut frame = deframer.take_stitched();
                     self.frame(slot, &mut frame);
                     deframer.reuse(frame);
@@ -158,6 +183,7 @@ impl Core {
                 Step::Forbidden { kind } => self.forbidden(slot, kind),
             }
         }
+        packets.settle(self, bytes);
         if let Some(buffer) = deframer.spare() {
             self.recycle(buffer);
         }

@@ -40,6 +40,9 @@ impl Core {
         session.egress.push_control(&mut self.chunks, greeting);
         self.stats.connections.add(1);
         self.stats.not_ideal_connections.add(u64::from(identity.not_ideal));
+        if let Some(version) = session.transport.version() {
+            self.stats.tls_connections[version as usize].add(1);
+        }
         let publication = self.publish(Note::Join(join));
         self.joined(&join);
         let peer = self.directory.peer(self.sessions[slot].peer);
@@ -141,6 +144,9 @@ impl Core {
         self.stats.connections.sub(1);
         self.stats.home_connections.sub(u64::from(session.home));
         self.stats.not_ideal_connections.sub(u64::from(session.not_ideal));
+        if let Some(version) = session.transport.version() {
+            self.stats.tls_connections[version as usize].sub(1);
+        }
         if session.watching {
             self.stats.watchers.sub(1);
             self.watchers.retain(|w| *w != slot);

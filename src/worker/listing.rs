@@ -7,7 +7,6 @@ use tokio::sync::oneshot;
 
 use crate::driver::Nanos;
 use crate::proto::key::NodeKey;
-use crate::tls::Transport;
 use crate::tls::handshake::TlsVersion;
 use crate::worker::bridge::Totals;
 use crate::worker::core::Core;
@@ -85,7 +84,7 @@ impl Core {
     fn client(&self, session: &Session) -> Client {
         let identity = &session.identity;
         let age = |at: Nanos| Duration::from_nanos(self.now.saturating_sub(at));
-        let waited = |queued_us: u32| Duration::from_micros(self.now_us().wrapping_sub(queued_us).into());
+        let waited = |queued_us: u32| Duration::from_micros(self.waited_us(queued_us).into());
         Client {
             key: session.key,
             address: identity.address,
@@ -98,11 +97,7 @@ impl Core {
             not_ideal: session.not_ideal,
             shared: session.shared,
             websocket: identity.websocket,
-            tls: match session.transport {
-                Transport::Plain => None,
-                Transport::Tls12(_) => Some(TlsVersion::V1_2),
-                Transport::Tls13(_) => Some(TlsVersion::V1_3),
-            },
+            tls: session.transport.version(),
             totals: session.totals,
             queued_packets: session.egress.packets_held(&self.chunks),
             queued_bytes: session.egress.queued_bytes(),

@@ -7,6 +7,7 @@
 //! ```
 
 pub mod bridge;
+mod bulk;
 mod control;
 mod core;
 pub mod directory;

@@ -244,6 +244,9 @@ impl Core {
         self.stats.connections.sub(1);
         self.stats.home_connections.sub(u64::from(session.home));
         self.stats.not_ideal_connections.sub(u64::from(session.not_ideal));
+        if let Some(version) = session.transport.version() {
+            self.stats.tls_connections[version as usize].sub(1);
+        }
         self.stats.moves.add(1);
         Arrival { socket, to, session, queues, heard, end, told_to_leave: self.stopping }
     }
@@ -302,6 +305,9 @@ impl Core {
         self.stats.connections.add(1);
         self.stats.home_connections.add(u64::from(here.home));
         self.stats.not_ideal_connections.add(u64::from(here.not_ideal));
+        if let Some(version) = here.transport.version() {
+            self.stats.tls_connections[version as usize].add(1);
+        }
     }
 
     /// The session has heard of a peer, known to its old worker by these connections. Those that are here have not

@@ -74,13 +74,14 @@ impl Pool {
         placement::place(first, self.common.placed.len(), sessions, load)
     }
 
+    /// Hands a connection to a worker, which looks for it when it is [rung](Self::ring), if not before.
+    ///
     /// # Errors
     /// The worker's queue is full.
     pub fn adopt(&self, worker: usize, handover: Box<Handover>) -> Result<(), Box<Handover>> {
         match self.common.commands[worker].push(Command::Adopt(handover)) {
             Ok(()) => {
                 self.common.placed[worker].fetch_add(1, Ordering::Relaxed);
-                self.common.bells[worker].ring();
                 Ok(())
             }
             Err(Command::Adopt(handover)) => Err(handover),
@@ -108,6 +109,10 @@ impl Pool {
     /// Chains that wait in the inbox of a worker.
     pub fn inbox(&self, worker: usize) -> usize {
         self.common.inboxes[worker].len()
+    }
+
+    pub fn ring(&self, worker: usize) {
+        self.common.bells[worker].ring();
     }
 
     pub fn pop_event(&self) -> Option<Event> {

@@ -20,6 +20,15 @@ impl Core {
     /// A whole SendPacket frame.
     #[inline]
     pub(super) fn packet(&mut self, slot: u32, frame: &mut [u8]) {
+        if let Some(to) = self.forward(slot, frame) {
+            self.enqueue(to, frame, frame::is_disco(&frame[PACKET_HEAD..]), self.now_us());
+        }
+    }
+
+    /// Counts and relabels a SendPacket frame. What is not for a session of this worker has been dealt with; for one
+    /// that is, returns its slot.
+    #[inline]
+    pub(super) fn forward(&mut self, slot: u32, frame: &mut [u8]) -> Option<u32> {
         let payload = (frame.len() - PACKET_HEAD) as u64;
         let disco = frame::is_disco(&frame[PACKET_HEAD..]);
         let totals = &mut self.sessions[slot].totals;
@@ -28,17 +37,19 @@ impl Core {
         self.stats.packets_received[usize::from(disco)].add(1);
         self.stats.bytes_received.add(payload);
         let dest = NodeKey::from_prefix(&frame[HEADER_LEN..]);
-        match self.route(slot, &dest) {
-            Some(target) => {
-                let source = self.sessions[slot].key;
-                frame::relabel(frame, &source);
-                if target.to.worker() != self.me {
-                    self.crosses(slot, target.to.worker());
-                }
-                self.dispatch(target, frame, disco, false);
-            }
-            None => self.unknown(slot, &dest, disco, payload, DropReason::UnknownDest),
+        let Some(target) = self.route(slot, &dest) else {
+            self.unknown(slot, &dest, disco, payload, DropReason::UnknownDest);
+            return None;
+        };
+        let source = self.sessions[slot].key;
+        frame::relabel(frame, &source);
+        if target.to.worker() == self.me {
+            self.stats.packets_local.add(1);
+            return Some(target.to.slot());
         }
+        self.crosses(slot, target.to.worker());
+        self.send_across(target, frame, disco);
+        None
     }
 
     /// A session's packet goes to another worker.
@@ -68,22 +79,19 @@ impl Core {
         let len = (frame.len() - HEADER_LEN) as u32;
         frame[..HEADER_LEN].copy_from_slice(&frame::header(frame::kind::RECV_PACKET, len));
         frame[HEADER_LEN..PACKET_HEAD].copy_from_slice(&source.0);
-        self.dispatch(Target { to, introduce: true }, frame, disco, true);
+        if to.worker() == self.me {
+            self.introduce_key(&source, to.slot());
+            self.stats.packets_local.add(1);
+            self.enqueue(to.slot(), frame, disco, self.now_us());
+        } else {
+            self.send_across(Target { to, introduce: true }, frame, disco);
+        }
     }
 
-    /// Hands a RecvPacket frame to its session or to its worker.
+    /// Hands a RecvPacket frame to the worker of its session.
     #[inline]
-    fn dispatch(&mut self, target: Target, frame: &[u8], disco: bool, forwarded: bool) {
+    fn send_across(&mut self, target: Target, frame: &[u8], disco: bool) {
         let queued_us = self.now_us();
-        if target.to.worker() == self.me {
-            let slot = target.to.slot();
-            if forwarded && target.introduce {
-                self.introduce_key(&NodeKey::from_prefix(&frame[HEADER_LEN..]), slot);
-            }
-            self.stats.packets_local.add(1);
-            self.enqueue(slot, frame, disco, queued_us);
-            return;
-        }
         self.stats.packets_to_workers.add(1);
         let parcel = Parcel { to: target.to, at: 0, len: 0, queued_us, disco, introduce: target.introduce };
         let dropped = self.mailbox.send_packet(parcel, frame);

@@ -12,7 +12,7 @@ use crate::worker::egress::COMMIT_BYTES;
 use crate::worker::session::State;
 
 /// Chunks in one send.
-const PARTS: usize = 8;
+pub(super) const PARTS: usize = 8;
 
 impl Core {
     /// Sends what waits in every session that is marked, each up to its share of the turn.
@@ -78,7 +78,7 @@ impl Core {
         }
     }
 
-    fn parts<'a>(&'a self, slot: u32, parts: &mut [IoSlice<'a>; PARTS]) -> (usize, usize) {
+    pub(super) fn parts<'a>(&'a self, slot: u32, parts: &mut [IoSlice<'a>; PARTS]) -> (usize, usize) {
         let (mut count, mut bytes) = (0, 0);
         let mut id = self.sessions[slot].egress.wire_head();
         while id != NIL && count < PARTS {
@@ -92,23 +92,29 @@ impl Core {
     }
 
     #[inline]
-    fn sent(&mut self, slot: u32, bytes: usize) {
+    pub(super) fn sent(&mut self, slot: u32, bytes: usize) {
         let (mut packets, mut payload) = (0, 0);
         let count = |chunk: &Chunk| {
             packets += u64::from(chunk.packets);
             payload += u64::from(chunk.payload);
         };
-        let session = &mut self.sessions[slot];
-        session.egress.advance(&mut self.chunks, bytes, count);
-        session.totals.packets_out += packets;
-        session.totals.bytes_out += payload;
+        self.sessions[slot].egress.advance(&mut self.chunks, bytes, count);
+        self.stats.unqueued(packets, payload);
+        self.went(slot, packets, payload);
+    }
+
+    /// Counts packets that the kernel has taken.
+    #[inline]
+    pub(super) fn went(&mut self, slot: u32, packets: u64, payload: u64) {
+        let totals = &mut self.sessions[slot].totals;
+        totals.packets_out += packets;
+        totals.bytes_out += payload;
         self.stats.packets_sent.add(packets);
         self.stats.bytes_sent.add(payload);
-        self.stats.unqueued(packets, payload);
     }
 
     /// The socket is full. The write timeout runs from here, and from each sign that the peer still takes something.
-    fn block(&mut self, slot: u32) {
+    pub(super) fn block(&mut self, slot: u32) {
         let session = &mut self.sessions[slot];
         session.blocked = true;
         session.blocked_since = self.now;
@@ -127,7 +133,7 @@ impl Core {
     }
 
     /// Moves whole frames from the queues to the wire, sealed. `false`: nothing waits.
-    fn commit(&mut self, slot: u32) -> Result<bool, TlsFault> {
+    pub(super) fn commit(&mut self, slot: u32) -> Result<bool, TlsFault> {
         let mut transport = std::mem::replace(&mut self.sessions[slot].transport, Transport::Plain);
         let result = self.commit_sealed(slot, &mut transport);
         self.sessions[slot].transport = transport;

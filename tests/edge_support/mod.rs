@@ -72,6 +72,8 @@ impl Workers for Collector {
         Ok(())
     }
 
+    fn ring(&self, _: usize) {}
+
     fn pop_event(&self) -> Option<Event> {
         self.events.lock().unwrap().pop_front()
     }

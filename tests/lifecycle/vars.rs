@@ -183,4 +183,37 @@ fn every_packet_is_accounted_for(ground: Ground) {
     }
 }
 
-on_workers!(known_traffic_gives_exact_counts, every_packet_is_accounted_for);
+/// Clients by TLS version, while they are there.
+fn tls_versions_are_counted(ground: Ground) {
+    let relay = Relay::start_tls(ground, &[]);
+    let new = visit(&relay).log_in();
+    let old = visit(&relay).mode(Mode::Tls12).log_in();
+    let newer = visit(&relay).log_in();
+    active_versions_come_to(&relay, &json!({ "1.2": 1, "1.3": 2 }));
+    drop((old, newer));
+    active_versions_come_to(&relay, &json!({ "1.2": 0, "1.3": 1 }));
+    drop(new);
+    active_versions_come_to(&relay, &json!({ "1.2": 0, "1.3": 0 }));
+}
+
+fn active_versions_come_to(relay: &Relay, wanted: &Value) {
+    let begin = Instant::now();
+    loop {
+        let mut wire = Wire::open(relay, Mode::Tls13);
+        wire.write(b"GET /debug/vars HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = Vec::new();
+        while wire.read(&mut answer).is_none() {}
+        let answer = String::from_utf8(answer).unwrap();
+        let (_, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("expected an answer: {answer}"));
+        let vars: Value = serde_json::from_str(body).unwrap();
+        assert!(vars["tls_listener"]["counter_accepted_connections"].as_u64().unwrap() > 0);
+        let got = &vars["gauge_derper_tls_active_version"];
+        if got == wanted {
+            return;
+        }
+        assert!(begin.elapsed() < PATIENCE, "expected {wanted}, got {got}");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+on_workers!(known_traffic_gives_exact_counts, every_packet_is_accounted_for, tls_versions_are_counted);

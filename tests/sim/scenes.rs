@@ -33,6 +33,7 @@ impl Stage {
         let settings = Settings {
             bounds: Bounds { packets: queue, bytes: 1 << 24, packets_min: 8 },
             chunks_max: 10_000,
+            run_bytes: 600,
             write_timeout: Duration::from_secs(2),
             moves: true,
             busy_poll: Duration::ZERO,
@@ -247,6 +248,42 @@ fn a_worker_tells_page_by_page_who_is_there() {
     assert!(row(3).queue_age.is_some_and(|age| age >= Duration::from_millis(500)) && row(0).queue_age.is_none());
     assert!(row(0).idle >= Duration::from_secs(3) && row(1).idle < Duration::from_secs(1));
     assert!(row(0).age >= Duration::from_secs(3) && row(0).tls.is_none() && row(0).worker == 0);
+}
+
+/// Much for one peer goes out from where it came in; what its socket does not take waits, whole and in order.
+#[test]
+fn a_run_is_sent_where_it_lies_and_its_rest_is_kept() {
+    for room in [0, 1, 4, 5, 36, 37, 150, 700, 2000, 1 << 20] {
+        let mut stage = Stage::new(1);
+        let (sender, receiver) = (stage.join(0), stage.join(0));
+        let before = stage.workers[0].core().stats().record_bytes.sum();
+        // A frame that straddles two receives goes ahead of the run behind it.
+        let (key, peer) = (stage.clients[receiver].key, stage.clients[receiver].peer);
+        let first = stage.clients[sender].packet(&key, peer, false, 700);
+        stage.clients[sender].end.write(&first[..300]);
+        stage.run(1);
+        stage.clients[sender].end.write(&first[300..]);
+        stage.clients[receiver].end.set_room(room);
+        stage.send(sender, receiver, 10, false, 100);
+        stage.send(sender, receiver, 2, true, 100);
+        stage.run(1);
+        let stats = stage.workers[0].core().stats();
+        assert_eq!(stats.received(), 13);
+        assert_eq!(stats.packets_sent.get() + stats.queued_packets.get(), 13, "room {room}");
+        assert_eq!(stats.queued_packets.get(), stage.workers[0].core().packets_queued());
+        if room == 1 << 20 {
+            let copied = stats.record_bytes.sum() - before;
+            assert_eq!(copied, first.len() as u64, "the run was not copied into a chunk");
+        }
+        let mut got = Vec::new();
+        for _ in 0..120 {
+            got.extend(stage.read(receiver));
+            stage.clients[receiver].end.set_room(room.max(50));
+            stage.run(2);
+        }
+        assert_eq!(numbers(&got).len(), 13, "room {room}: {got:?}");
+        assert_eq!(stage.workers[0].core().memory_held().0, 0);
+    }
 }
 
 #[test]

@@ -171,6 +171,7 @@ impl World {
         let settings = Settings {
             bounds: Bounds { packets: 40, bytes: 96 * 1024, packets_min: 8 },
             chunks_max: 64 + random.below(400),
+            run_bytes: 600,
             write_timeout: Duration::from_secs(2),
             moves: true,
             busy_poll: Duration::ZERO,

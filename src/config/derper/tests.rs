@@ -156,6 +156,10 @@ fn the_environment_is_read_and_checked() {
     assert!(with("TS_DERP_DISABLE_RTT_STATS", "maybe").is_err());
     assert_eq!(with("DERP_DEBUG_LOGS", "false").unwrap().warnings.len(), 0);
     assert_eq!(with("DERP_DEBUG_LOGS", "true").unwrap().warnings.len(), 1);
+    assert!(with("DERPRING_PLACEMENT", "login").is_ok());
+    assert!(with("DERPRING_PLACEMENT", "here").is_err());
+    assert!(with("DERPRING_BUSY_POLL", "50").is_ok());
+    assert!(with("DERPRING_BUSY_POLL", "1s").is_err());
 }
 
 #[test]

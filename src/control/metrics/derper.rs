@@ -58,7 +58,11 @@ pub fn variables(pass: &Pass) -> Vars {
             }),
         ),
         ("derp_websocket_accepts", Var::Whole(pass.edge_sum(|e| e.websocket_accepts))),
-        ("derper_tls_request_version", tls_versions(pass)),
+        ("derper_tls_request_version", tls_versions(pass, [pass.edge_sum(|e| e.tls12), pass.edge_sum(|e| e.tls13)])),
+        (
+            "gauge_derper_tls_active_version",
+            tls_versions(pass, [0, 1].map(|version| pass.sum(|w| w.tls_connections[version]))),
+        ),
         ("node_boot_time_seconds", Var::Computed(pass.process.machine_started.into())),
         ("process", Var::Coder(Box::new(process(pass)))),
         ("process_start_unix_time", Var::Computed(since_1970(pass.started).into())),
@@ -144,12 +148,9 @@ fn plain(pass: &Pass) -> Vars {
     numbers.map(|(name, number)| (name, Var::Whole(number))).into()
 }
 
-/// derper counts requests; here each handshake stands for those that came over it.
-fn tls_versions(pass: &Pass) -> Var {
-    let mut values = Vec::new();
-    if pass.build.tls {
-        values = vec![("1.2", pass.edge_sum(|e| e.tls12)), ("1.3", pass.edge_sum(|e| e.tls13))];
-    }
+/// derper counts requests; here a handshake stands for all that came over it, and a logged-in client for its own.
+fn tls_versions(pass: &Pass, numbers: [u64; 2]) -> Var {
+    let values = if pass.build.tls { vec![("1.2", numbers[0]), ("1.3", numbers[1])] } else { Vec::new() };
     Var::Map { label: "version", values }
 }
 

@@ -17,27 +17,65 @@ is one reading of all counters; those who ask at the same time share it. The wor
 and a worker never waits for whoever reads.
 ";
 
+const TAIL: &str = "
+## Derper's names
+
+`/debug/vars` (expvar JSON) and `/debug/varz` (Prometheus' text) have what derper has there, under the same names, in
+the same order, with the numbers of the series above. What differs:
+
+- Of what is computed from Go's runtime (goroutines, its heap, `go_version`) there is nothing. Instead `/debug/vars` has
+  `process`: CPU time, memory and file descriptors.
+- `derp` in `/debug/vars` has three members more, those of Coder's relay: `packets_dropped`,
+  `counter_packets_dropped_reason`, `counter_packets_dropped_type`.
+- `derp_packets_dropped` and `derp_bytes_dropped` are objects in `/debug/vars`, by `reason/kind`; derper prints the name
+  of a Go type.
+- `counter_tcp_rtt` has all its labels from the start.
+- `derper_tls_request_version` counts TLS handshakes, not the requests that came over them;
+  `derper_tls_active_version` counts clients that are logged in.
+- What this relay does not do yet is at zero: `packets_forwarded_out`, `gauge_clients_remote`, `multiforwarder_*`,
+  `counter_mesh_update_*`, `stun`, `counter_bootstrap_dns_*`, `counter_rejected_connections`. The members for
+  `-rate-config` come with it.
+";
+
 /// The whole text.
 pub fn markdown() -> String {
     let mut out = String::from(HEAD);
     for section in table::sections() {
         // A string takes everything.
-        let _ = write!(out, "\n## {}\n\n{}\n", section.title, section.text);
+        let _ = write!(out, "\n## {}\n\n{}\n", section.title, wrapped(section.text));
         for series in section.series {
             describe(&mut out, series);
         }
     }
+    out.push_str(TAIL);
     out
 }
 
 fn describe(out: &mut String, series: &Series) {
     let Series { name, help, meaning, action, .. } = series;
     let labels = labels(series);
-    let _ = write!(out, "\n### `{name}`\n\n{}{}{labels}. {help}", series.kind.as_str(), unit(series));
-    if !meaning.is_empty() {
-        let _ = write!(out, " {meaning}");
+    let what = wrapped(&format!("A {}{}{labels}. {help} {meaning}", series.kind.as_str(), unit(series)));
+    let action = wrapped(&format!("*When it moves:* {action}"));
+    let _ = write!(out, "\n### `{name}`\n\n{what}\n\n{action}\n");
+}
+
+/// In lines of at most 120 columns.
+fn wrapped(text: &str) -> String {
+    let mut out = String::new();
+    let mut column = 0;
+    for word in text.split_whitespace() {
+        let begins = column == 0;
+        if !begins && column + 1 + word.len() > 120 {
+            out.push('\n');
+            column = 0;
+        } else if !begins {
+            out.push(' ');
+            column += 1;
+        }
+        out.push_str(word);
+        column += word.len();
     }
-    let _ = write!(out, "\n\n*When it moves:* {action}\n");
+    out
 }
 
 fn unit(series: &Series) -> &'static str {

@@ -11,8 +11,8 @@ pub enum Format {
 }
 
 impl Format {
-    /// By the value of an `Accept` header: OpenMetrics where it is asked for by name, in a version that this is, and not
-    /// liked less than text.
+    /// By the value of an `Accept` header: OpenMetrics where it is asked for by name, in a version that this is, and
+    /// not liked less than text.
     pub fn from_accept(accept: &str) -> Self {
         let (mut text, mut open) = (0.0_f64, 0.0_f64);
         for range in accept.split(',') {
@@ -109,7 +109,8 @@ mod tests {
     fn three_things_differ() {
         let text = "# HELP a_total An a.\n# TYPE a_total counter\na_total{b=\"c\"} 1\n\
                     # HELP d_seconds A d.\n# TYPE d_seconds histogram\nd_seconds_bucket{le=\"0.5\"} 0\n\
-                    d_seconds_bucket{le=\"1\"} 2\nd_seconds_bucket{le=\"+Inf\"} 2\nd_seconds_sum 1.5\nd_seconds_count 2\n";
+                    d_seconds_bucket{le=\"1\"} 2\nd_seconds_bucket{le=\"+Inf\"} 2\nd_seconds_sum 1.5\n\
+                    d_seconds_count 2\n";
         let open = "# HELP a An a.\n# TYPE a counter\na_total{b=\"c\"} 1\n\
                     # HELP d_seconds A d.\n# TYPE d_seconds histogram\nd_seconds_bucket{le=\"0.5\"} 0\n\
                     d_seconds_bucket{le=\"1.0\"} 2\nd_seconds_bucket{le=\"+Inf\"} 2\nd_seconds_sum 1.5\n\

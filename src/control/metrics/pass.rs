@@ -55,6 +55,7 @@ figures! {
         connections: u64,
         home_connections: u64,
         not_ideal_connections: u64,
+        tls_connections: [u64; 2],
         watchers: u64,
         keys: u64,
         dup_keys: u64,

@@ -138,11 +138,11 @@ pub static SERIES: &[Series] = &[
         "coder_derp_server_packets_dropped_reason_total",
         Unit::Count,
         "Packets that were not delivered, by reason.",
-        "queue_head: the oldest of a full queue. queue_tail does not happen here. gone_disconnected: the receiver left. \
-         dup_client: several connections with one key, none of them active.",
-        "queue_head: a receiver is slower than its senders, or memory for queues is short (derpring_worker_queue_memory_\
-         bytes). unknown_dest: see peer_gone_not_here_total. write_error, gone_disconnected: departures. dup_client: \
-         two machines with one key.",
+        "queue_head: the oldest of a full queue. queue_tail does not happen here. gone_disconnected: the receiver \
+         left. dup_client: several connections with one key, none of them active.",
+        "queue_head: a receiver is slower than its senders, or memory for queues is short \
+         (derpring_worker_queue_memory_bytes). unknown_dest: see peer_gone_not_here_total. write_error, \
+         gone_disconnected: departures. dup_client: two machines with one key.",
         Source::RelayBy(REASON, |p, reason| p.packets_dropped_for(reason)),
     ),
     counter(

@@ -17,7 +17,7 @@ pub static SERIES: &[Series] = &[
         "derpring_edge_accepts_total",
         Unit::Count,
         "TCP connections accepted.",
-        "Probes, browsers and strangers are among them; coder_derp_server_accepts_total counts those that ask for DERP.",
+        "Probes and strangers are among them; coder_derp_server_accepts_total counts those that ask for DERP.",
         "Many accepts with few logins are strangers or probes: derpring_edge_logins_total says what becomes of them.",
         Source::Edge(|p, edge| p.edges[edge].accepts.into()),
     ),
@@ -45,8 +45,8 @@ pub static SERIES: &[Series] = &[
         "What became of connections: ok is one that a worker has taken, all else why it ended before that.",
         "http_done is a plain HTTP exchange; half_open_cap, max_clients and max_clients_per_ip are bounds that hold; \
          login_deadline is who did not log in within ten seconds.",
-        "max_clients: raise it, or add a relay. half_open_cap and login_deadline in numbers: a flood, or peers on links \
-         that lose most packets. internal: look into the log and report it.",
+        "max_clients: raise it, or add a relay. half_open_cap and login_deadline in numbers: a flood, or peers on bad \
+         links. internal: look into the log and report it.",
         Source::EdgeBy(LOGIN, |p, edge, result| match result {
             0 => p.edges[edge].logins,
             reason => p.edges[edge].closes[reason - 1],
@@ -57,8 +57,8 @@ pub static SERIES: &[Series] = &[
         Unit::Count,
         "Connections that are not logged in.",
         "Idle HTTP connections of probers are among them.",
-        "The sum near derpring_half_open_limit: newcomers push out the oldest. After a restart it passes; otherwise see \
-         derpring_edge_logins_total for who does not log in.",
+        "The sum near derpring_half_open_limit: newcomers push out the oldest. After a restart it passes; otherwise \
+         derpring_edge_logins_total says who does not log in.",
         Source::Edge(|p, edge| p.edges[edge].half_open.into()),
     ),
     counter(

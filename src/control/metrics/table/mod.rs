@@ -35,7 +35,7 @@ pub fn sections() -> [Section; 5] {
         },
         Section {
             title: "Relay",
-            text: "Why sessions end, bounds, what runs, and the histograms, which are of all workers and edges together.",
+            text: "Why sessions end, bounds, what runs, and histograms over all workers and edges.",
             series: relay::SERIES,
         },
         Section {

@@ -14,10 +14,10 @@ pub static SERIES: &[Series] = &[
         "derpring_sessions_ended_total",
         Unit::Count,
         "Logged-in connections that ended, by reason.",
-        "The reasons are those of the log. Connections that ended before their login are in derpring_edge_logins_total.",
-        "peer_closed and peer_reset are clients that leave. write_timeout: peers whose network is gone, or that read too \
-         slowly. bad_frame, bad_record, control_backlog: broken or hostile peers, the log has their addresses. \
-         internal: report it.",
+        "The reasons are those of the log. Connections that end before their login: derpring_edge_logins_total.",
+        "peer_closed and peer_reset are clients that leave. write_timeout: peers whose network is gone, or that do not \
+         read. bad_frame, bad_record, control_backlog: broken or hostile peers, the log has their addresses. internal: \
+         report it.",
         Source::RelayBy(REASON, |p, reason| p.sum(|w| w.closes[reason])),
     ),
     gauge(

@@ -1,0 +1,175 @@
+//! Bulk between plain connections: a run of packets for one peer is sent from where it was received, without a copy.
+//!
+//! Only if nothing would be overtaken: what waits for that peer goes first, in the same send. What its socket does not
+//! take is queued as ever. Sealed connections gain nothing here: a record is made in one pass over a chunk, and a run
+//! is cut by the records that it came in.
+
+use std::io::IoSlice;
+
+use crate::driver::Driver;
+use crate::mem::chunk::CAPACITY;
+use crate::proto::frame::{self, HEADER_LEN, PACKET_HEAD};
+use crate::stats::{CloseReason, DropReason};
+use crate::tls::Transport;
+use crate::worker::core::Core;
+use crate::worker::egress::payload_len;
+use crate::worker::send::PARTS;
+use crate::worker::session::State;
+
+/// What becomes of the packets that one receive has brought.
+pub(super) trait Forward {
+    /// The whole SendPacket frame at `start..end`.
+    fn packet(&mut self, core: &mut Core, slot: u32, bytes: &mut [u8], start: usize, end: usize);
+
+    /// Nothing may be kept back any longer.
+    fn settle(&mut self, core: &mut Core, bytes: &[u8]);
+}
+
+/// Each is queued by itself.
+pub(super) struct Each;
+
+impl Forward for Each {
+    #[inline]
+    fn packet(&mut self, core: &mut Core, slot: u32, bytes: &mut [u8], start: usize, end: usize) {
+        core.packet(slot, &mut bytes[start..end]);
+    }
+
+    #[inline]
+    fn settle(&mut self, _: &mut Core, _: &[u8]) {}
+}
+
+/// Those that lie side by side and go to one session of this worker are sent together.
+pub(super) struct Runs<'d, D> {
+    pub driver: &'d mut D,
+    run: Option<Run>,
+}
+
+#[derive(Clone, Copy)]
+struct Run {
+    to: u32,
+    start: usize,
+    end: usize,
+    packets: u64,
+}
+
+impl<'d, D: Driver> Runs<'d, D> {
+    pub fn new(driver: &'d mut D) -> Self {
+        Self { driver, run: None }
+    }
+}
+
+impl<D: Driver> Forward for Runs<'_, D> {
+    #[inline]
+    fn packet(&mut self, core: &mut Core, slot: u32, bytes: &mut [u8], start: usize, end: usize) {
+        let Some(to) = core.forward(slot, &mut bytes[start..end]) else { return };
+        match &mut self.run {
+            Some(run) if run.to == to && run.end == start => {
+                run.end = end;
+                run.packets += 1;
+            }
+            _ => {
+                self.settle(core, bytes);
+                self.run = Some(Run { to, start, end, packets: 1 });
+            }
+        }
+    }
+
+    #[inline]
+    fn settle(&mut self, core: &mut Core, bytes: &[u8]) {
+        let Some(run) = self.run.take() else { return };
+        let frames = &bytes[run.start..run.end];
+        if frames.len() >= core.settings.run_bytes && core.takes_runs(run.to) {
+            core.send_run(self.driver, run.to, frames, run.packets);
+        } else {
+            core.enqueue_run(run.to, frames);
+        }
+    }
+}
+
+impl Core {
+    /// What waits for this session is little enough to be sent with a run behind it, and nothing is in its way.
+    fn takes_runs(&self, slot: u32) -> bool {
+        let session = &self.sessions[slot];
+        session.state == State::Open
+            && !session.blocked
+            && session.held == 0
+            && matches!(session.transport, Transport::Plain)
+            && !session.egress.has_wire()
+            && session.egress.queued_bytes() as usize <= CAPACITY
+    }
+
+    fn enqueue_run(&mut self, slot: u32, mut frames: &[u8]) {
+        let queued_us = self.now_us();
+        while let Some(len) = frame_len(frames) {
+            let (frame, rest) = frames.split_at(len);
+            self.enqueue(slot, frame, frame::is_disco(&frame[PACKET_HEAD..]), queued_us);
+            frames = rest;
+        }
+    }
+
+    fn send_run<D: Driver>(&mut self, driver: &mut D, slot: u32, frames: &[u8], packets: u64) {
+        // A plain connection has no seal that could fail.
+        let _ = self.commit(slot);
+        let mut parts = [IoSlice::new(&[]); PARTS];
+        let (count, before) = self.parts(slot, &mut parts);
+        debug_assert!(count < PARTS, "so little is queued that a part is left");
+        parts[count] = IoSlice::new(frames);
+        let Ok(sent) = driver.send(slot, &parts[..=count]) else {
+            self.unsent(slot, frames);
+            self.close(slot, CloseReason::WriteError);
+            return;
+        };
+        self.sent(slot, sent.min(before));
+        self.stats.write_frames.record(packets);
+        self.sample_at_once(packets);
+        if sent == before + frames.len() {
+            self.went(slot, packets, (frames.len() - packets as usize * PACKET_HEAD) as u64);
+        } else {
+            self.keep_rest(slot, frames, sent.saturating_sub(before));
+            self.block(slot);
+        }
+    }
+
+    /// The socket took `sent` bytes of these frames: the rest of the one that it took in part is committed, those
+    /// behind it are queued.
+    fn keep_rest(&mut self, slot: u32, mut frames: &[u8], mut sent: usize) {
+        while let Some(len) = frame_len(frames)
+            && sent > 0
+        {
+            let (frame, behind) = frames.split_at(len);
+            let payload = (len - PACKET_HEAD) as u32;
+            if sent < len {
+                let disco = frame::is_disco(&frame[PACKET_HEAD..]);
+                self.sessions[slot].egress.push_rest(&mut self.chunks, &frame[sent..], payload, disco);
+                self.stats.queued(1, payload.into());
+            } else {
+                self.went(slot, 1, payload.into());
+            }
+            sent = sent.saturating_sub(len);
+            frames = behind;
+        }
+        self.enqueue_run(slot, frames);
+    }
+
+    /// None of these was sent, and none will be.
+    #[cold]
+    fn unsent(&mut self, slot: u32, mut frames: &[u8]) {
+        while let Some(len) = frame_len(frames) {
+            let (frame, rest) = frames.split_at(len);
+            let disco = frame::is_disco(&frame[PACKET_HEAD..]);
+            self.stats.drop_packets(DropReason::WriteError, disco, 1, payload_len(len as u32).into());
+            self.sessions[slot].totals.drops[DropReason::WriteError as usize] += 1;
+            frames = rest;
+        }
+    }
+}
+
+/// Length of the first of several whole frames.
+#[inline]
+fn frame_len(frames: &[u8]) -> Option<usize> {
+    let &[_, a, b, c, d] = frames.first_chunk::<HEADER_LEN>()?;
+    Some(HEADER_LEN + u32::from_be_bytes([a, b, c, d]) as usize)
+}
+
+// What is queued when a run goes out makes up at most one chunk of each queue and a part of another.
+const _: () = assert!(PARTS > 6);
