@@ -50,6 +50,9 @@ pub struct Scenario {
     /// For the relay, beside its own.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
+    /// Scrapes of the relay's metrics in each second, meanwhile.
+    #[serde(default)]
+    pub scrapes: u32,
     #[serde(default)]
     pub goals: Vec<Goal>,
 }

@@ -16,6 +16,7 @@ mod record;
 mod run;
 mod running;
 mod sample;
+mod scraper;
 mod stats;
 mod summary;
 

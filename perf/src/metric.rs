@@ -7,6 +7,7 @@ use serde_json::Value;
 #[serde(rename_all = "kebab-case")]
 pub enum Metric {
     CpuPerPacket,
+    WorkerCpuPerPacket,
     Throughput,
     Gbit,
     Loss,
@@ -25,8 +26,9 @@ pub enum Metric {
 }
 
 impl Metric {
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::CpuPerPacket,
+        Self::WorkerCpuPerPacket,
         Self::Throughput,
         Self::Gbit,
         Self::Loss,
@@ -47,6 +49,7 @@ impl Metric {
     pub fn title(self) -> &'static str {
         match self {
             Self::CpuPerPacket => "CPU per packet",
+            Self::WorkerCpuPerPacket => "CPU per packet, workers alone",
             Self::Throughput => "throughput",
             Self::Gbit => "data",
             Self::Loss => "loss",
@@ -67,7 +70,7 @@ impl Metric {
 
     pub fn unit(self) -> &'static str {
         match self {
-            Self::CpuPerPacket | Self::CpuPerLogin => "us",
+            Self::CpuPerPacket | Self::WorkerCpuPerPacket | Self::CpuPerLogin => "us",
             Self::LatencyP50 | Self::LatencyP99 | Self::LatencyP999 | Self::ChurnP99 => "us",
             Self::Throughput => "packets/s",
             Self::Gbit => "Gbit/s",
@@ -89,6 +92,7 @@ impl Metric {
         let at = |pointer: &str, factor: f64| Some(report.pointer(pointer)?.as_f64()? * factor);
         match self {
             Self::CpuPerPacket => at("/relay/cpu_us_per_packet", 1.0),
+            Self::WorkerCpuPerPacket => worker_cpu(report),
             Self::Throughput => at("/packets/per_second", 1.0),
             Self::Gbit => at("/packets/gbit_per_second", 1.0),
             Self::Loss => at("/packets/loss", 100.0),
@@ -113,12 +117,22 @@ fn idle(report: &Value) -> bool {
     report.pointer("/plan/idle").and_then(Value::as_u64).is_some_and(|idle| idle > 0)
 }
 
-/// By how much the busiest worker is above the least busy, in percent of their mean. Needs at least two.
-fn imbalance(report: &Value) -> Option<f64> {
+/// Seconds of the workers' threads, if the relay has such.
+fn worker_seconds(report: &Value) -> Option<Vec<f64>> {
     let threads = report.pointer("/relay/threads")?.as_array()?;
     let worker = |thread: &&Value| thread["name"].as_str().is_some_and(|name| name.starts_with("worker-"));
-    let times: Option<Vec<f64>> = threads.iter().filter(worker).map(|thread| thread["cpu_s"].as_f64()).collect();
-    let times = times.filter(|times| times.len() > 1)?;
+    let seconds: Option<Vec<f64>> = threads.iter().filter(worker).map(|thread| thread["cpu_s"].as_f64()).collect();
+    seconds.filter(|seconds| !seconds.is_empty())
+}
+
+fn worker_cpu(report: &Value) -> Option<f64> {
+    let delivered = report.pointer("/packets/delivered")?.as_f64().filter(|delivered| *delivered > 0.0)?;
+    Some(1e6 * worker_seconds(report)?.iter().sum::<f64>() / delivered)
+}
+
+/// By how much the busiest worker is above the least busy, in percent of their mean. Needs at least two.
+fn imbalance(report: &Value) -> Option<f64> {
+    let times = worker_seconds(report).filter(|times| times.len() > 1)?;
     let (least, most) = times.iter().fold((f64::MAX, 0.0_f64), |(a, b), time| (a.min(*time), b.max(*time)));
     let mean = times.iter().sum::<f64>() / times.len() as f64;
     (mean > 0.0).then(|| 100.0 * (most - least) / mean)
@@ -133,7 +147,8 @@ mod tests {
     fn names_are_those_of_the_files_and_all_are_listed() {
         let names: Vec<Value> = Metric::ALL.iter().map(|metric| json!(metric)).collect();
         assert_eq!(names[0], "cpu-per-packet");
-        assert_eq!(names[6], "latency-p999");
+        assert_eq!(names[1], "worker-cpu-per-packet");
+        assert_eq!(names[7], "latency-p999");
         for (at, metric) in Metric::ALL.iter().enumerate() {
             assert_eq!(*metric as usize, at, "in the order of the enum, each once");
         }

@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -34,7 +34,7 @@ pub struct Running {
     process: Child,
     pub address: SocketAddr,
     /// What the relay keeps on disk.
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Running {
@@ -52,11 +52,16 @@ impl Running {
             source,
             advice: "is it there, and is taskset of util-linux installed?",
         })?;
-        Ok(Self { process, address: (Ipv4Addr::LOCALHOST, port).into(), _folder: folder })
+        Ok(Self { process, address: (Ipv4Addr::LOCALHOST, port).into(), folder })
     }
 
     pub fn pid(&self) -> u32 {
         self.process.id()
+    }
+
+    /// Where it tells its metrics, if it does.
+    pub fn admin(&self) -> PathBuf {
+        self.folder.path().join("admin")
     }
 
     /// Until it accepts connections.

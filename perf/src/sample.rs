@@ -15,6 +15,7 @@ use crate::machine::Quiet;
 use crate::metric::Metric;
 use crate::programs::Programs;
 use crate::running::{Launch, Running};
+use crate::scraper::Scraper;
 
 /// Exit statuses of the generator whose figures hold: complete, and complete but late.
 pub const GOOD: i32 = 0;
@@ -103,6 +104,7 @@ impl Bench {
         let path = self.work.join("report.json");
         let _ = fs::remove_file(&path);
         let mut command = self.load(scenario, entry, &running, &path)?;
+        let scrapes = (scenario.scrapes > 0).then(|| Scraper::start(running.admin(), scenario.scrapes));
         let ahead = started.elapsed();
         let output = command.output().map_err(|source| Error::Start {
             program: "derpring-loadgen".into(),
@@ -110,6 +112,7 @@ impl Bench {
             advice: "is it there, and is taskset of util-linux installed?",
         })?;
         running.check()?;
+        scrapes.map_or(Ok(()), Scraper::stop)?;
         let text = fs::read_to_string(&path).ok();
         let mut report: Option<Value> = match text.map(|text| serde_json::from_str(&text)) {
             Some(Ok(report)) => Some(report),

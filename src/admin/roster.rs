@@ -43,6 +43,8 @@ pub(super) struct Listing {
     pub missing: Vec<usize>,
 }
 
+const _: () = assert!(size_of::<Client>() <= 300, "what is said about memory above and in the limits");
+
 impl Listing {
     pub fn began(&self) -> Instant {
         self.began

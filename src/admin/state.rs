@@ -63,7 +63,7 @@ impl Phase {
     }
 }
 
-/// Everything that a [`State`] is made from.
+/// What the thread is given.
 pub struct Parts {
     pub about: About,
     pub access: AdminConfig,

@@ -204,7 +204,7 @@ impl Core {
         self.count_dropped(reason, dropped);
         // The oldest are as old as each other, or nearly: they were thrown out at once.
         if let (DropReason::QueueHead, Some(queued_us)) = (reason, dropped.queued_us) {
-            let waited = self.now_us().wrapping_sub(queued_us);
+            let waited = self.waited_us(queued_us);
             (0..dropped.data + dropped.disco).for_each(|_| self.average_queue_time(waited));
         }
     }
@@ -250,10 +250,16 @@ impl Core {
         (self.now / 1000) as u32
     }
 
+    /// Microseconds since then.
+    #[inline]
+    pub(super) fn waited_us(&self, since_us: u32) -> u32 {
+        elapsed_us(self.now_us(), since_us)
+    }
+
     /// A packet leaves its queue to be sent.
     #[inline]
     pub(super) fn sample_queue_time(&mut self, queued_us: u32) {
-        let waited = self.now_us().wrapping_sub(queued_us);
+        let waited = self.waited_us(queued_us);
         self.stats.queue_time.record(u64::from(waited));
         self.average_queue_time(waited);
     }
@@ -398,4 +404,23 @@ impl Sink for Core {
 
 fn control_max(mesh: bool) -> u32 {
     if mesh { limits::CONTROL_BYTES_MAX_MESH } else { limits::CONTROL_BYTES_MAX }
+}
+
+/// A worker looks at its clock once a turn: what another one has sent may have come later than that, and has then not
+/// waited at all. Both count round after 71 minutes.
+#[inline]
+fn elapsed_us(now: u32, since: u32) -> u32 {
+    let us = now.wrapping_sub(since);
+    if us <= i32::MAX as u32 { us } else { 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::elapsed_us;
+
+    #[test]
+    fn a_packet_that_came_after_the_turn_began_has_not_waited() {
+        assert_eq!([elapsed_us(7, 7), elapsed_us(9, 7), elapsed_us(7, 9)], [0, 2, 0]);
+        assert_eq!([elapsed_us(3, u32::MAX), elapsed_us(u32::MAX, 3)], [4, 0]);
+    }
 }

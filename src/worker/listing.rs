@@ -84,7 +84,7 @@ impl Core {
     fn client(&self, session: &Session) -> Client {
         let identity = &session.identity;
         let age = |at: Nanos| Duration::from_nanos(self.now.saturating_sub(at));
-        let waited = |queued_us: u32| Duration::from_micros(self.now_us().wrapping_sub(queued_us).into());
+        let waited = |queued_us: u32| Duration::from_micros(self.waited_us(queued_us).into());
         Client {
             key: session.key,
             address: identity.address,

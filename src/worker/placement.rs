@@ -12,9 +12,9 @@ use crate::worker::session::State;
 
 /// Length of an epoch: short enough to follow a change of traffic, long enough to see one.
 pub const EPOCH: Nanos = 500_000_000;
-/// Packets for one other worker, beyond those for all others, that make a session a candidate: below it a move costs
-/// more than it saves in a minute.
-const VOTES: u32 = 64;
+/// Packets for one other worker, beyond those for all others, that make a session a candidate. At so few a second each
+/// wakes the other worker, which costs several times a packet; below it a move saves next to nothing.
+const VOTES: u32 = 16;
 /// Candidates that are looked at in one epoch, and moves that are begun.
 const CANDIDATES: usize = 256;
 const MOVES: usize = 32;

@@ -106,11 +106,6 @@ impl Pool {
         }
     }
 
-    /// Chains that wait in the inbox of a worker.
-    pub fn inbox(&self, worker: usize) -> usize {
-        self.common.inboxes[worker].len()
-    }
-
     pub fn ring(&self, worker: usize) {
         self.common.bells[worker].ring();
     }
