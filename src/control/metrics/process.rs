@@ -1,6 +1,7 @@
 //! What the kernel says about this process and this machine. What it does not say is zero.
 
 use std::fs;
+use std::sync::OnceLock;
 
 use rustix::time::{ClockId, clock_gettime};
 
@@ -51,11 +52,16 @@ fn open_descriptors() -> u64 {
     }
 }
 
-/// By the clock of now: a machine whose clock is set later seems to have started later.
+/// By the clock at the first call: two clocks are never read at the same moment, so that later answers would waver.
 fn machine_started() -> u64 {
-    let since_1970 = clock_gettime(ClockId::Realtime).tv_sec;
-    let since_start = clock_gettime(ClockId::Boottime).tv_sec;
-    u64::try_from(since_1970 - since_start).unwrap_or(0)
+    static AT: OnceLock<u64> = OnceLock::new();
+    *AT.get_or_init(|| {
+        let [since_1970, since_start] = [ClockId::Realtime, ClockId::Boottime].map(|clock| {
+            let time = clock_gettime(clock);
+            i128::from(time.tv_sec) * 1_000_000_000 + i128::from(time.tv_nsec)
+        });
+        u64::try_from((since_1970 - since_start) / 1_000_000_000).unwrap_or(0)
+    })
 }
 
 #[cfg(test)]
