@@ -23,10 +23,10 @@ const VISITORS: u32 = 8;
 const KEPT: usize = 16;
 const PACKET: usize = 300;
 
-/// What memory may stay behind: for a worker's stocks, which a burst fills, and for each login, which is far less than what
-/// any of them had.
-const MEMORY_OF_STOCKS: f64 = 24e6;
-const MEMORY_OF_LOGIN: f64 = 500.0;
+/// What memory may stay behind: for a worker's stocks, which a burst fills, and for each login, which is far less than
+/// what any of them had.
+const MEMORY_OF_STOCKS: f64 = 16e6;
+const MEMORY_OF_LOGIN: f64 = 100.0;
 
 #[test]
 fn epoll() {
@@ -148,9 +148,9 @@ fn one_visit(relay: &Relay, number: u32, done: &mut Done) -> Client {
     done.logins += 1;
     let data = noise(u64::from(done.logins), PACKET);
     let me = client.public();
-    client.send(&[note_preferred(done.logins % 2 == 0), send_packet(&me, &data)].concat());
+    client.send(&[note_preferred(done.logins.is_multiple_of(2)), send_packet(&me, &data)].concat());
     client.expect(&recv_packet(&me, &data));
-    if done.logins % 3 == 0 {
+    if done.logins.is_multiple_of(3) {
         client.expect_quiet();
         done.pings += 1;
     }

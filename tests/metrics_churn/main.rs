@@ -9,6 +9,7 @@ mod relay_support;
 #[allow(dead_code, reason = "the tests of the admin pages use the rest")]
 #[path = "../admin/http.rs"]
 mod http;
+#[allow(dead_code, reason = "the tests of metrics use the rest")]
 #[path = "../metrics/scrape.rs"]
 mod scrape;
 

@@ -57,7 +57,7 @@ fn vars(to: SocketAddr) -> Numbers {
     let all = get(to, "/debug/vars").json();
     // The one about the process is no counter.
     for (name, value) in all.as_object().unwrap().iter().filter(|(name, _)| *name != "process") {
-        numbers.take(name, name, value);
+        numbers.take(name, value);
     }
     assert!(numbers.counters.contains_key("derp/accepts"), "{all:#}");
     numbers
@@ -91,7 +91,7 @@ fn page(to: SocketAddr, path: &str, headers: &[&str]) -> String {
 
 impl Numbers {
     /// Expvar: what is no gauge by its name is a counter.
-    fn take(&mut self, top: &str, path: &str, value: &Json) {
+    fn take(&mut self, path: &str, value: &Json) {
         match value {
             Json::Number(number) => {
                 let last = path.rsplit('/').next().unwrap();
@@ -101,7 +101,7 @@ impl Numbers {
             }
             Json::Object(members) => {
                 for (name, value) in members {
-                    self.take(top, &format!("{path}/{name}"), value);
+                    self.take(&format!("{path}/{name}"), value);
                 }
             }
             _ => {}
