@@ -380,8 +380,7 @@ type flood struct {
 }
 
 func newFlood(kind string) flood {
-	// More than one packet fits into what is written at a time: derper counts a failed write only for packets that did not
-	// fit into its buffer, and derpring a packet as sent once the record that it begins in has left.
+	// Not larger: derpring counts a packet as sent once the record that it begins in has left.
 	const count, size = 3000, 8000
 	f := flood{kind: kind, count: count, bytes: count * size}
 	f.make = func(n uint64) []byte { return packet(1, n, size) }
@@ -415,14 +414,15 @@ func (f flood) open(reasons ...string) []string {
 	return names
 }
 
-// each insists that packets were dropped for each of these reasons, and that bytes are those of whole packets.
+// each insists that packets were dropped for each of these reasons, and that bytes are those of whole packets. derper counts
+// no write_error when it is the flush of its buffer that fails: what is in there counts as sent.
 func (f flood) each(reasons ...string) func(numbers) error {
 	size := f.bytes / float64(f.count)
 	return func(now numbers) error {
 		var wrong []error
 		for _, reason := range reasons {
 			packets, bytes := now["packets_dropped/"+reason+"/"+f.kind], now["bytes_dropped/"+reason+"/"+f.kind]
-			if packets < 1 || bytes != packets*size {
+			if packets < 1 && !(testingReference() && reason == "write_error") || bytes != packets*size {
 				wrong = append(wrong, fmt.Errorf("%s: %v packets of %v bytes with %v bytes in all; want some", reason, packets, size, bytes))
 			}
 		}
