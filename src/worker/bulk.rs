@@ -61,7 +61,7 @@ impl<'d, D: Driver> Runs<'d, D> {
 impl<D: Driver> Forward for Runs<'_, D> {
     #[inline]
     fn packet(&mut self, core: &mut Core, slot: u32, bytes: &mut [u8], start: usize, end: usize) {
-        let Some(to) = core.forward(slot, &mut bytes[start..end]) else { return };
+        let Some((to, _)) = core.forward(slot, &mut bytes[start..end]) else { return };
         match &mut self.run {
             Some(run) if run.to == to && run.end == start => {
                 run.end = end;

@@ -20,15 +20,15 @@ impl Core {
     /// A whole SendPacket frame.
     #[inline]
     pub(super) fn packet(&mut self, slot: u32, frame: &mut [u8]) {
-        if let Some(to) = self.forward(slot, frame) {
-            self.enqueue(to, frame, frame::is_disco(&frame[PACKET_HEAD..]), self.now_us());
+        if let Some((to, disco)) = self.forward(slot, frame) {
+            self.enqueue(to, frame, disco, self.now_us());
         }
     }
 
     /// Counts and relabels a SendPacket frame. What is not for a session of this worker has been dealt with; for one
-    /// that is, returns its slot.
+    /// that is, returns its slot, and whether the packet is disco.
     #[inline]
-    pub(super) fn forward(&mut self, slot: u32, frame: &mut [u8]) -> Option<u32> {
+    pub(super) fn forward(&mut self, slot: u32, frame: &mut [u8]) -> Option<(u32, bool)> {
         let payload = (frame.len() - PACKET_HEAD) as u64;
         let disco = frame::is_disco(&frame[PACKET_HEAD..]);
         let totals = &mut self.sessions[slot].totals;
@@ -45,7 +45,7 @@ impl Core {
         frame::relabel(frame, &source);
         if target.to.worker() == self.me {
             self.stats.packets_local.add(1);
-            return Some(target.to.slot());
+            return Some((target.to.slot(), disco));
         }
         self.crosses(slot, target.to.worker());
         self.send_across(target, frame, disco);
