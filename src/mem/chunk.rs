@@ -40,6 +40,40 @@ pub enum FrameClass {
     Control,
 }
 
+/// Packets and their payload bytes; how many of them are disco.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Counts {
+    pub packets: u32,
+    pub payload: u32,
+    pub disco_packets: u32,
+    pub disco_payload: u32,
+}
+
+impl Counts {
+    /// One packet.
+    #[inline]
+    pub fn of(class: FrameClass, payload: u32) -> Self {
+        let disco = u32::from(class == FrameClass::Disco);
+        Self { packets: 1, payload, disco_packets: disco, disco_payload: disco * payload }
+    }
+
+    #[inline]
+    pub fn add(&mut self, other: Self) {
+        self.packets += other.packets;
+        self.payload += other.payload;
+        self.disco_packets += other.disco_packets;
+        self.disco_payload += other.disco_payload;
+    }
+
+    #[inline]
+    pub fn sub(&mut self, other: Self) {
+        self.packets -= other.packets;
+        self.payload -= other.payload;
+        self.disco_packets -= other.disco_packets;
+        self.disco_payload -= other.disco_payload;
+    }
+}
+
 pub struct Chunk {
     pub next: ChunkId,
     /// The bytes in use: plaintext while queued, wire bytes once sealed.
@@ -47,7 +81,8 @@ pub struct Chunk {
     pub end: u32,
     /// The frame at the end goes on in the next chunk.
     pub continues: bool,
-    /// Packets and their payload bytes in a chunk that is committed to the socket; counted when the kernel has them.
+    /// Packets that end in a chunk that is committed to the socket, and their payload bytes; counted when the kernel
+    /// has them.
     pub packets: u32,
     pub payload: u32,
     pub disco_packets: u32,
@@ -129,12 +164,22 @@ impl Chunk {
         self.meta_len += 1;
     }
 
-    /// This chunk, which is committed, stands for one packet.
-    pub fn count_packet(&mut self, payload: u32, disco: bool) {
-        (self.packets, self.payload) = (1, payload);
-        if disco {
-            (self.disco_packets, self.disco_payload) = (1, payload);
+    #[inline]
+    pub fn counts(&self) -> Counts {
+        Counts {
+            packets: self.packets,
+            payload: self.payload,
+            disco_packets: self.disco_packets,
+            disco_payload: self.disco_payload,
         }
+    }
+
+    #[inline]
+    pub fn set_counts(&mut self, counts: Counts) {
+        self.packets = counts.packets;
+        self.payload = counts.payload;
+        self.disco_packets = counts.disco_packets;
+        self.disco_payload = counts.disco_payload;
     }
 
     /// The oldest frame that begins in this chunk.

@@ -7,7 +7,7 @@
 mod dropped;
 mod packed;
 
-use crate::mem::chunk::{CAPACITY, Chunk, ChunkId, ChunkPool, FrameClass, FrameMeta, NIL};
+use crate::mem::chunk::{CAPACITY, Chunk, ChunkId, ChunkPool, Counts, FrameClass, FrameMeta, NIL};
 use crate::proto::frame::HEADER_LEN;
 use crate::proto::key::NodeKey;
 pub use dropped::Dropped;
@@ -228,14 +228,13 @@ impl Egress {
 
     /// Appends to the wire what the socket did not take of a packet with `payload` bytes.
     pub fn push_rest(&mut self, pool: &mut ChunkPool, bytes: &[u8], payload: u32, disco: bool) {
-        for (at, part) in bytes.chunks(CAPACITY).enumerate() {
+        for part in bytes.chunks(CAPACITY) {
             let id = pool.take();
             pool[id].append(part);
-            if at == 0 {
-                pool[id].count_packet(payload, disco);
-            }
             self.push_wire(pool, id);
         }
+        let class = if disco { FrameClass::Disco } else { FrameClass::Data };
+        pool[self.wire.tail].set_counts(Counts::of(class, payload));
     }
 
     /// First committed chunk; its successors follow by `next`.
@@ -284,6 +283,8 @@ impl Egress {
                 for meta in pool[id].frames() {
                     queued.count(*meta);
                 }
+                // The rest of a frame of which the beginning was committed and the end could not be.
+                unsent.add_counts(pool[id].counts());
                 queue.head = pool[id].next;
                 pool.give(id);
             }
@@ -291,12 +292,8 @@ impl Egress {
         }
         while self.wire.head != NIL {
             let id = self.wire.head;
-            let chunk = &pool[id];
-            unsent.disco += chunk.disco_packets;
-            unsent.disco_bytes += u64::from(chunk.disco_payload);
-            unsent.data += chunk.packets - chunk.disco_packets;
-            unsent.data_bytes += u64::from(chunk.payload - chunk.disco_payload);
-            self.wire.head = chunk.next;
+            unsent.add_counts(pool[id].counts());
+            self.wire.head = pool[id].next;
             pool.give(id);
         }
         self.wire = Queue::EMPTY;
@@ -434,26 +431,30 @@ impl Queue {
         }
         chunk.next = NIL;
         let continues = chunk.continues;
-        let (mut packets, mut payload, mut disco, mut disco_payload, mut bytes, mut control) = (0, 0, 0, 0, 0, 0);
+        // A frame that began before this chunk has put its packet here.
+        let mut sum = chunk.counts();
+        let mut control = 0;
+        let (mut bytes, mut last) = (0, Counts::default());
         for meta in chunk.frames() {
             bytes += meta.len;
             if meta.class == FrameClass::Control {
                 control += 1;
             } else {
-                packets += 1;
-                payload += payload_len(meta.len);
-                if meta.class == FrameClass::Disco {
-                    disco += 1;
-                    disco_payload += payload_len(meta.len);
-                }
+                last = Counts::of(meta.class, payload_len(meta.len));
+                sum.add(last);
             }
         }
-        chunk.packets = packets;
-        chunk.payload = payload;
-        chunk.disco_packets = disco;
-        chunk.disco_payload = disco_payload;
-        self.packets -= packets;
         self.bytes -= bytes;
+        if continues {
+            // It leaves where it ends.
+            let carried = if bytes > 0 { last } else { sum };
+            sum.sub(carried);
+            pool[id].set_counts(sum);
+            pool[self.head].set_counts(carried);
+        } else {
+            chunk.set_counts(sum);
+        }
+        self.packets -= sum.packets;
         (Committed { id, continues, from }, control)
     }
 }

@@ -286,6 +286,27 @@ fn a_run_is_sent_where_it_lies_and_its_rest_is_kept() {
     }
 }
 
+/// A packet has been sent when its end has: one whose end never left the relay was lost to the connection's.
+#[test]
+fn a_packet_longer_than_a_chunk_counts_where_it_ends() {
+    for room in [100, 20_000, 39_000] {
+        let mut stage = Stage::new(1);
+        let (sender, receiver) = (stage.join(0), stage.join(0));
+        stage.clients[receiver].end.set_room(0);
+        stage.send(sender, receiver, 1, false, 40_000);
+        stage.run(2);
+        stage.clients[receiver].end.set_room(room);
+        stage.run(2);
+        let sent = |stage: &Stage| stage.workers[0].core().stats().packets_sent.get();
+        assert_eq!(sent(&stage), 0, "room {room}");
+        stage.clients[receiver].end.close();
+        stage.net.advance(Duration::from_secs(10));
+        stage.run(2);
+        assert_eq!((sent(&stage), stage.dropped(0, DropReason::WriteError)), (0, [1, 0]), "room {room}");
+        assert_eq!(stage.workers[0].core().memory_held().0, 0);
+    }
+}
+
 #[test]
 fn a_departure_comes_behind_the_packets_of_its_source_even_when_it_sends_and_closes_at_once() {
     for workers in [1, 2] {

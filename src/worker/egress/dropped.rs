@@ -1,7 +1,7 @@
 //! Packets that leave a queue without being sent.
 
 use super::payload_len;
-use crate::mem::chunk::{FrameClass, FrameMeta};
+use crate::mem::chunk::{Counts, FrameClass, FrameMeta};
 
 /// What was thrown out to make room, or at the end.
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
@@ -30,6 +30,13 @@ impl Dropped {
             self.data += 1;
             self.data_bytes += payload;
         }
+    }
+
+    pub(super) fn add_counts(&mut self, counts: Counts) {
+        self.disco += counts.disco_packets;
+        self.disco_bytes += u64::from(counts.disco_payload);
+        self.data += counts.packets - counts.disco_packets;
+        self.data_bytes += u64::from(counts.payload - counts.disco_payload);
     }
 
     pub(super) fn merge(&mut self, other: Self) {

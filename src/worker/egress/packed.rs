@@ -1,7 +1,7 @@
 //! A session's queues outside of any worker's chunks: the form in which they go to another worker.
 
 use super::{Bounds, Dropped, Egress, Queue};
-use crate::mem::chunk::{ChunkPool, FrameClass, FrameMeta, NIL};
+use crate::mem::chunk::{ChunkPool, Counts, FrameClass, FrameMeta, NIL};
 
 /// Everything that waited, in its order.
 #[derive(Debug, Default)]
@@ -25,10 +25,7 @@ struct Frames {
 #[derive(Clone, Copy, Debug)]
 struct WirePart {
     len: u32,
-    packets: u32,
-    payload: u32,
-    disco_packets: u32,
-    disco_payload: u32,
+    counts: Counts,
 }
 
 impl Packed {
@@ -39,10 +36,7 @@ impl Packed {
             held.count(*meta);
         }
         for part in &self.wire {
-            held.disco += part.disco_packets;
-            held.disco_bytes += u64::from(part.disco_payload);
-            held.data += part.packets - part.disco_packets;
-            held.data_bytes += u64::from(part.payload - part.disco_payload);
+            held.add_counts(part.counts);
         }
         held
     }
@@ -62,13 +56,7 @@ impl Egress {
         let mut id = queues.wire.head;
         while id != NIL {
             let chunk = &pool[id];
-            packed.wire.push(WirePart {
-                len: chunk.len() as u32,
-                packets: chunk.packets,
-                payload: chunk.payload,
-                disco_packets: chunk.disco_packets,
-                disco_payload: chunk.disco_payload,
-            });
+            packed.wire.push(WirePart { len: chunk.len() as u32, counts: chunk.counts() });
             packed.wire_bytes.extend_from_slice(chunk.bytes());
             let next = chunk.next;
             pool.give(id);
@@ -94,8 +82,7 @@ impl Egress {
             let len = part.len as usize;
             chunk.data[..len].copy_from_slice(&packed.wire_bytes[at..at + len]);
             (chunk.start, chunk.end) = (0, part.len);
-            (chunk.packets, chunk.payload) = (part.packets, part.payload);
-            (chunk.disco_packets, chunk.disco_payload) = (part.disco_packets, part.disco_payload);
+            chunk.set_counts(part.counts);
             at += len;
             egress.push_wire(pool, id);
         }
