@@ -125,9 +125,11 @@ fn worker_seconds(report: &Value) -> Option<Vec<f64>> {
     seconds.filter(|seconds| !seconds.is_empty())
 }
 
+/// The workers' share of what a packet costs the whole relay.
 fn worker_cpu(report: &Value) -> Option<f64> {
-    let delivered = report.pointer("/packets/delivered")?.as_f64().filter(|delivered| *delivered > 0.0)?;
-    Some(1e6 * worker_seconds(report)?.iter().sum::<f64>() / delivered)
+    let all = report.pointer("/relay/cpu_s")?.as_f64().filter(|seconds| *seconds > 0.0)?;
+    let workers: f64 = worker_seconds(report)?.iter().sum();
+    Some(Metric::CpuPerPacket.of(report)? * workers / all)
 }
 
 /// By how much the busiest worker is above the least busy, in percent of their mean. Needs at least two.
@@ -164,6 +166,16 @@ mod tests {
         assert_eq!(Metric::MemoryPerClient.of(&json!({ "relay": { "rss_bytes_per_connection": 2048 } })), None);
         let idle = json!({ "plan": { "idle": 9 }, "relay": { "rss_bytes_per_connection": 2048 } });
         assert_eq!(Metric::MemoryPerClient.of(&idle), Some(2.0));
+    }
+
+    #[test]
+    fn workers_alone_are_a_part_of_the_relay() {
+        let threads = json!([{ "name": "worker-0", "cpu_s": 1.0 }, { "name": "worker-1", "cpu_s": 2.0 },
+            { "name": "admin", "cpu_s": 1.0 }]);
+        let report = json!({ "relay": { "cpu_us_per_packet": 8.0, "cpu_s": 4.0, "threads": threads } });
+        assert_eq!(Metric::WorkerCpuPerPacket.of(&report), Some(6.0));
+        let foreign = json!({ "relay": { "cpu_us_per_packet": 8.0, "cpu_s": 4.0, "threads": [] } });
+        assert_eq!(Metric::WorkerCpuPerPacket.of(&foreign), None);
     }
 
     #[test]
