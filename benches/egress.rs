@@ -61,7 +61,7 @@ fn drop_oldest(c: &mut Criterion) {
             let mut egress = Egress::default();
             while !egress.push_packet(&mut pool, &BOUNDS, &frame, false, 0).any() {}
             let held = egress.packets_held(&pool);
-            let one = Dropped { data: 1, data_bytes: *size as u64, ..Dropped::default() };
+            let one = Dropped { data: 1, data_bytes: *size as u64, queued_us: Some(0), ..Dropped::default() };
             b.iter(|| assert_eq!(egress.push_packet(&mut pool, &BOUNDS, &frame, false, 0), one));
             assert_eq!(egress.packets_held(&pool), held);
         });
