@@ -40,11 +40,10 @@ impl Forward for Each {
 
 /// Those that lie side by side and go to one session of this worker are sent together.
 pub(super) struct Runs<'d, D> {
-    pub driver: &'d mut D,
+    driver: &'d mut D,
     run: Option<Run>,
 }
 
-#[derive(Clone, Copy)]
 struct Run {
     to: u32,
     start: usize,
