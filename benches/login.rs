@@ -23,7 +23,7 @@ criterion_group!(benches, login);
 fn login(c: &mut Criterion) {
     let mut group = c.benchmark_group("login");
     group.throughput(Throughput::Elements(1));
-    let site = Site { home: HomePage::Default, debug: None };
+    let site = Site { home: HomePage::Default, debug: None, derp: true };
     let visitor = Visitor { ip: [192, 0, 2, 1].into(), last: false };
     group.bench_function("HTTP head", |b| {
         b.iter(|| {

@@ -9,7 +9,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tracing::info;
 
 use crate::admin::{self, About, Admin};
-use crate::config::{AdminAddr, Backend, Config, KeySource, TcpOptions, TlsMode, keys};
+use crate::config::{AdminAddr, Backend, Config, KeySource, ListenAddr, TcpOptions, TlsMode, keys};
 use crate::control::logging::Control;
 use crate::control::metrics::{self, Collector};
 use crate::control::{cores, nofile, signals};
@@ -17,6 +17,7 @@ use crate::driver::Nanos;
 use crate::driver::probe::{self, Choice};
 use crate::edge::{self, EdgeConfig, Workers};
 use crate::limits;
+use crate::proto::http::Site;
 use crate::proto::key::NodeKey;
 use crate::proto::login::Keys;
 use crate::tls::identity;
@@ -133,9 +134,9 @@ impl Relay {
         let mut edge_config = EdgeConfig::new(listeners, Arc::new(Keys::new(*key.as_bytes())));
         edge_config.tls = tls;
         edge_config.mesh_key = config.mesh_key.as_ref().map(|k| k.0);
-        edge_config.home = config.home.clone();
+        edge_config.live = live(&config);
         let (desk, questions) = tokio::sync::mpsc::channel(limits::DEBUG_QUESTIONS);
-        edge_config.debug = config.debug_on_main.clone().map(|access| (access, desk));
+        edge_config.desk = Some(desk);
         edge_config.max_clients = Some(max_clients);
         edge_config.max_clients_per_ip = config.max_clients_per_ip;
         edge_config.edges = edges;
@@ -227,6 +228,13 @@ impl Relay {
     }
 }
 
+fn live(config: &Config) -> edge::Live {
+    edge::Live {
+        site: Site { home: config.home.clone(), debug: config.debug_on_main.clone(), derp: config.derp },
+        trusted_proxies: config.trusted_proxies.clone(),
+    }
+}
+
 /// The workers as the edge sees them.
 struct Crew {
     pool: Arc<Pool>,
@@ -288,8 +296,14 @@ fn choose(backend: Backend) -> Result<Choice, StartError> {
 }
 
 /// One socket for each address. No SO_REUSEPORT: a second relay on the same port must be an error.
-fn listen(addresses: &[SocketAddr], tcp: &TcpOptions) -> Result<Vec<TcpListener>, StartError> {
-    let listen = |address: &SocketAddr| {
+fn listen(addresses: &[ListenAddr], tcp: &TcpOptions) -> Result<Vec<TcpListener>, StartError> {
+    let listen = |address: &ListenAddr| {
+        let ListenAddr::Tcp(address) = address else {
+            return Err(StartError::Listen {
+                address: ([0, 0, 0, 0], 0).into(),
+                error: io::ErrorKind::Unsupported.into(),
+            });
+        };
         open(*address, tcp)
             .or_else(|error| match address {
                 // A host without IPv6: "all addresses" are those of IPv4.
@@ -419,7 +433,7 @@ mod tests {
             user_timeout: Duration::from_secs(15),
             keepalive_time: Duration::from_secs(600),
         };
-        let listeners = listen(&["127.0.0.1:0".parse().unwrap()], &tcp).unwrap();
+        let listeners = listen(&[ListenAddr::Tcp("127.0.0.1:0".parse().unwrap())], &tcp).unwrap();
         let _client = TcpStream::connect(listeners[0].local_addr().unwrap()).unwrap();
         let (accepted, _) = listeners[0].accept().unwrap();
         let socket = SockRef::from(&accepted);

@@ -47,7 +47,10 @@ fn desk() -> Desk {
 #[test]
 fn debug_pages_come_from_elsewhere() {
     both(|uring| {
-        let relay = Relay::start(uring, |config| config.debug = Some((DebugAccess::default(), desk())));
+        let relay = Relay::start(uring, |config| {
+            config.live.site.debug = Some(DebugAccess::default());
+            config.desk = Some(desk());
+        });
         let mut stream = relay.connect();
         for path in ["/debug/traffic", "/debug/vars", "/debug/silent", "/debug/other"] {
             stream.write_all(get(path).as_bytes()).unwrap();
@@ -71,8 +74,9 @@ fn debug_pages_come_from_elsewhere() {
 fn pages_on_a_connection_that_stays() {
     both(|uring| {
         let relay = Relay::start(uring, |config| {
-            config.debug = Some((DebugAccess::default(), desk()));
-            config.home = HomePage::Blank;
+            config.live.site.debug = Some(DebugAccess::default());
+            config.desk = Some(desk());
+            config.live.site.home = HomePage::Blank;
         });
         let mut stream = relay.connect();
         for _ in 0..3 {

@@ -27,7 +27,7 @@ pub fn http_head(data: &[u8]) {
         _ => HomePage::Redirect("https://example.com/".to_owned()),
     };
     let debug = DebugAccess { key_file: (flags & 8 == 8).then(|| "/nowhere".into()), ..DebugAccess::default() };
-    let site = Site { home, debug: (flags & 1 == 1).then_some(debug) };
+    let site = Site { home, debug: (flags & 1 == 1).then_some(debug), derp: flags & 16 == 0 };
     let ip = if flags & 2 == 2 { [127, 0, 0, 1] } else { [192, 0, 2, 1] };
     let visitor = Visitor { ip: ip.into(), last: flags & 4 == 4 };
     let request = choices.0;

@@ -1,6 +1,24 @@
 //! Listen addresses: `[::]:443`, `192.0.2.1:443`, `localhost:3340`, `:https`.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
+
+/// Where connections are accepted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ListenAddr {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+impl fmt::Display for ListenAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => write!(f, "{address}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
 
 /// Turns an address as people write it into one socket address, by the rules of Go's listener: no host means every
 /// address, and of the addresses of a name the first IPv4 one counts.

@@ -9,8 +9,9 @@ use std::time::Duration;
 pub use super::go_flags::FlagError;
 use super::go_flags::{self, Flags};
 use super::{
-    AdminConfig, Backend, Cidr, Config, ConfigError, DebugAccess, HomePage, KeySource, Loaded, LogFormat, MeshKey,
-    QueueLimits, TcpOptions, TlsMode, addr, admin, go_values, keys,
+    AcceptLimit, AcmeConfig, AdminConfig, Backend, BootstrapDns, Cidr, Config, ConfigError, DebugAccess, Eab,
+    KeySource, ListenAddr, Loaded, LogFormat, MeshKey, QueueLimits, StunConfig, Takeover, TcpOptions, TlsMode, addr,
+    admin, go_values, keys,
 };
 
 /// What a command line of derper asks for.
@@ -68,13 +69,23 @@ fn load(flags: &Flags, host: &Host<'_>) -> Result<Loaded, ConfigError> {
     let listen = if dev { ":3340" } else { flags.text("a") };
     let mut warnings = Vec::new();
     let tls = tls(flags, listen, &mut warnings)?;
-    warn_of_listeners(flags, tls != TlsMode::None, &mut warnings)?;
+    let main = resolve(listen)?;
     let config = Config {
-        listen: vec![resolve(listen)?],
+        listen: vec![ListenAddr::Tcp(main)],
+        http: http(flags, main, tls != TlsMode::None)?,
+        stun: stun(flags, main)?,
+        derp: flags.bool("derp"),
+        bootstrap_dns: BootstrapDns {
+            names: names(flags.text("bootstrap-dns-names")),
+            unpublished: names(flags.text("unpublished-bootstrap-dns-names")),
+        },
+        connect: flags.bool("ace"),
+        trusted_proxies: Vec::new(),
+        accept_limit: accept_limit(flags)?,
         tls,
         key: if dev { KeySource::Ephemeral } else { key_source(flags, host)? },
         mesh_key: if dev { dev_mesh_key(host)? } else { mesh_key(flags)? },
-        home: home(flags.text("home"))?,
+        home: super::home("-home", flags.text("home"))?,
         debug_on_main: Some(debug_access(host)?),
         admin: admin(host, &mut warnings)?,
         workers: count(host, "DERPRING_WORKERS")?,
@@ -88,6 +99,8 @@ fn load(flags: &Flags, host: &Host<'_>) -> Result<Loaded, ConfigError> {
         tcp: tcp(flags)?,
         log: LogFormat::Human,
         flush_on_stop: Duration::from_secs(1),
+        drain_time: Duration::ZERO,
+        takeover: Takeover::default(),
     };
     check_environment(host, &mut warnings)?;
     Ok(Loaded { config, warnings })
@@ -99,10 +112,7 @@ fn tls(flags: &Flags, listen: &str, warnings: &mut Vec<String>) -> Result<TlsMod
     let (_, port) = addr::split(listen).map_err(|problem| ConfigError::value("-a", listen, problem))?;
     match mode {
         "manual" => manual(flags),
-        "letsencrypt" | "gcp" if matches!(port, "443" | "https") => Err(ConfigError::not_built(
-            format!("-certmode={mode}"),
-            "give -certmode=manual with -certdir and -hostname, or another port for plain HTTP behind a proxy",
-        )),
+        "letsencrypt" | "gcp" if matches!(port, "443" | "https") => acme(flags, mode),
         "letsencrypt" | "gcp" if flags.bool("dev") => Ok(TlsMode::None),
         "letsencrypt" | "gcp" => {
             warnings.push(format!(
@@ -114,16 +124,59 @@ fn tls(flags: &Flags, listen: &str, warnings: &mut Vec<String>) -> Result<TlsMod
     }
 }
 
-fn manual(flags: &Flags) -> Result<TlsMode, ConfigError> {
-    let dir = flags.text("certdir");
-    if dir.is_empty() {
-        return Err(ConfigError::Missing("-certdir is empty: give the directory of <hostname>.crt and .key".into()));
+fn acme(flags: &Flags, mode: &str) -> Result<TlsMode, ConfigError> {
+    const GOOGLE: &str = "https://dv.acme-v02.api.pki.goog/directory";
+    let text = |name: &str| Some(flags.text(name)).filter(|text| !text.is_empty());
+    let (kid, key, email) = (text("acme-eab-kid"), text("acme-eab-key"), text("acme-email"));
+    let eab = match (kid, key) {
+        (None, None) => None,
+        (Some(kid), Some(key)) => {
+            // The value is a secret: it is not repeated.
+            let key = super::base64_key(key);
+            let key = key.ok_or_else(|| ConfigError::Missing("-acme-eab-key must hold one key in base64".into()))?;
+            Some(Eab { kid: kid.to_owned(), key })
+        }
+        _ => return Err(ConfigError::Missing("give both -acme-eab-kid and -acme-eab-key, or neither".into())),
+    };
+    if mode == "gcp" && (eab.is_none() || email.is_none()) {
+        let text = "-certmode=gcp needs -acme-eab-kid, -acme-eab-key and -acme-email";
+        return Err(ConfigError::Missing(text.into()));
     }
+    let hostname = flags.text("hostname");
+    super::check_hostname("-hostname", hostname)?;
+    let (is_ip, ip_certs) = (hostname.parse::<IpAddr>().is_ok(), flags.bool("acme-ip-certs"));
+    if ip_certs && mode == "gcp" {
+        return Err(ConfigError::Missing("-acme-ip-certs goes with -certmode=letsencrypt only".into()));
+    }
+    if is_ip && !ip_certs {
+        let problem = "an IP address needs -acme-ip-certs, or -certmode=manual";
+        return Err(ConfigError::value("-hostname", hostname, problem));
+    }
+    Ok(TlsMode::Acme(Box::new(AcmeConfig {
+        hostnames: if is_ip { Vec::new() } else { vec![hostname.to_owned()] },
+        dir: certdir(flags)?.into(),
+        directory: if mode == "gcp" { GOOGLE } else { super::LETS_ENCRYPT }.to_owned(),
+        ca_file: None,
+        email: email.map(str::to_owned),
+        eab,
+        ip_certs,
+    })))
+}
+
+fn certdir(flags: &Flags) -> Result<&str, ConfigError> {
+    match flags.text("certdir") {
+        "" => Err(ConfigError::Missing("-certdir is empty: give the directory of <hostname>.crt and .key".into())),
+        dir => Ok(dir),
+    }
+}
+
+fn manual(flags: &Flags) -> Result<TlsMode, ConfigError> {
+    let dir = certdir(flags)?;
     let hostname = flags.text("hostname");
     super::check_hostname("-hostname", hostname)?;
     Ok(TlsMode::Manual {
         dir: dir.into(),
-        hostname: hostname.to_owned(),
+        hostnames: vec![hostname.to_owned()],
         make_if_absent: hostname.parse::<IpAddr>().is_ok(),
     })
 }
@@ -134,18 +187,32 @@ fn resolve(listen: &str) -> Result<SocketAddr, ConfigError> {
     Ok(if addr.ip() == Ipv4Addr::UNSPECIFIED { (Ipv6Addr::UNSPECIFIED, addr.port()).into() } else { addr })
 }
 
-/// What derper runs by default and this version does not have. The values are checked all the same.
-fn warn_of_listeners(flags: &Flags, tls: bool, warnings: &mut Vec<String>) -> Result<(), ConfigError> {
-    let stun = port(flags, "stun-port")?;
-    let http = port(flags, "http-port")?;
-    if let (true, Some(port)) = (flags.bool("stun"), stun) {
-        warnings.push(format!("STUN (UDP port {port}) is not built yet and stays off; -stun=false says so"));
+/// Beside TLS, at the address of the main listener.
+fn http(flags: &Flags, main: SocketAddr, tls: bool) -> Result<Vec<SocketAddr>, ConfigError> {
+    let port = port(flags, "http-port")?;
+    Ok(port.filter(|_| tls).map(|port| (main.ip(), port).into()).into_iter().collect())
+}
+
+fn stun(flags: &Flags, main: SocketAddr) -> Result<StunConfig, ConfigError> {
+    let port = port(flags, "stun-port")?.filter(|_| flags.bool("stun"));
+    Ok(StunConfig { listen: port.map(|port| (main.ip(), port).into()).into_iter().collect(), any: false })
+}
+
+/// A name that is split at commas, as derper does it.
+fn names(text: &str) -> Vec<String> {
+    text.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect()
+}
+
+/// Off unless a rate is given.
+fn accept_limit(flags: &Flags) -> Result<Option<AcceptLimit>, ConfigError> {
+    let per_second = flags.float("accept-connection-limit");
+    let burst = flags.int("accept-connection-burst");
+    if per_second.is_nan() || per_second < 0.0 {
+        return Err(ConfigError::value("-accept-connection-limit", per_second.to_string(), "give 0 or more"));
     }
-    if let (true, Some(port)) = (tls, http) {
-        warnings
-            .push(format!("the HTTP listener on port {port} is not built yet and stays off; -http-port=-1 says so"));
-    }
-    Ok(())
+    let burst = u64::try_from(burst)
+        .map_err(|_| ConfigError::value("-accept-connection-burst", burst.to_string(), "give 0 or more"))?;
+    Ok(per_second.is_finite().then_some(AcceptLimit { per_second, burst }))
 }
 
 /// `None` when negative: off.
@@ -180,20 +247,6 @@ fn dev_mesh_key(host: &Host<'_>) -> Result<Option<MeshKey>, ConfigError> {
     // The value is a secret: it is not repeated.
     let key = keys::parse_mesh_key(&text);
     key.map(Some).ok_or_else(|| ConfigError::Missing(format!("{NAME} must hold exactly 64 hex characters")))
-}
-
-fn home(text: &str) -> Result<HomePage, ConfigError> {
-    match text {
-        "" => Ok(HomePage::Default),
-        "blank" => Ok(HomePage::Blank),
-        // It becomes a header of every answer.
-        url if ["http://", "https://"].iter().any(|scheme| url.starts_with(scheme))
-            && url.bytes().all(|b| b.is_ascii_graphic()) =>
-        {
-            Ok(HomePage::Redirect(url.to_owned()))
-        }
-        _ => Err(ConfigError::value("-home", text, "give an http:// or https:// URL, blank, or nothing")),
-    }
 }
 
 fn tcp(flags: &Flags) -> Result<TcpOptions, ConfigError> {

@@ -157,6 +157,11 @@ impl Flags {
         *value
     }
 
+    pub(super) fn float(&self, name: &str) -> f64 {
+        let Value::Float(value) = self.value(name) else { panic!("-{name} is no number") };
+        *value
+    }
+
     pub(super) fn text(&self, name: &str) -> &str {
         let Value::Text(value) = self.value(name) else { panic!("-{name} is no text") };
         value

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use rustls::pki_types::ServerName;
 
+pub use addr::ListenAddr;
 pub use admin::{AdminAddr, AdminConfig, DebugAccess};
 pub use cidr::Cidr;
 pub use error::ConfigError;
@@ -35,8 +36,19 @@ pub struct Loaded {
 pub struct Config {
     /// Sockets of the main listener; at least one. `[::]` means every address of both families: the socket is opened
     /// with IPV6_V6ONLY off, and `0.0.0.0` takes its place on a host without IPv6.
-    pub listen: Vec<SocketAddr>,
+    pub listen: Vec<ListenAddr>,
     pub tls: TlsMode,
+    /// Plain HTTP beside TLS, for captive portal checks, ACME and redirects. Empty: off.
+    pub http: Vec<SocketAddr>,
+    pub stun: StunConfig,
+    /// Whether `/derp` is served.
+    pub derp: bool,
+    pub bootstrap_dns: BootstrapDns,
+    /// derper's `-ace`: CONNECT to the control plane is answered.
+    pub connect: bool,
+    /// Proxies that are believed about the client's address, by PROXY protocol or header.
+    pub trusted_proxies: Vec<Cidr>,
+    pub accept_limit: Option<AcceptLimit>,
     pub key: KeySource,
     /// Clients that present it get mesh rights.
     pub mesh_key: Option<MeshKey>,
@@ -61,6 +73,40 @@ pub struct Config {
     pub log: LogFormat,
     /// How long a stop may take to flush the queues.
     pub flush_on_stop: Duration,
+    /// How long sessions go on behind a stop signal before they are closed.
+    pub drain_time: Duration,
+    pub takeover: Takeover,
+}
+
+/// The STUN server, which is off without an address.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StunConfig {
+    pub listen: Vec<SocketAddr>,
+    /// Answers every binding request of RFC 5389, and not only those of Tailscale's clients.
+    pub any: bool,
+}
+
+/// Names whose addresses `/bootstrap-dns` tells. Empty lists: nothing is told.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BootstrapDns {
+    pub names: Vec<String>,
+    pub unpublished: Vec<String>,
+}
+
+/// New connections that are let in; those beyond are closed and counted.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AcceptLimit {
+    pub per_second: f64,
+    pub burst: u64,
+}
+
+/// How one process gives its listening sockets to the next.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Takeover {
+    /// Take the sockets from the relay that runs, which then drains.
+    pub take: bool,
+    /// Where a relay that runs is asked for its sockets; `None`: it gives them to nobody.
+    pub socket: Option<PathBuf>,
 }
 
 /// The secret that relays of one region share.
@@ -78,11 +124,43 @@ impl fmt::Debug for MeshKey {
 pub enum TlsMode {
     /// Plain HTTP.
     None,
-    /// `<dir>/<hostname>.crt` and `.key`. `make_if_absent`: derper's rule for an IP as host name, a self-signed
-    /// certificate is made when both files are absent.
-    Manual { dir: PathBuf, hostname: String, make_if_absent: bool },
+    /// `<dir>/<hostname>.crt` and `.key` for each name, the first of which is the relay's own. `make_if_absent`:
+    /// derper's rule for an IP as host name, a self-signed certificate is made when both files are absent.
+    Manual { dir: PathBuf, hostnames: Vec<String>, make_if_absent: bool },
     /// A certificate made at start and kept in memory.
     SelfSigned { hostname: String },
+    /// Certificates from an authority that speaks ACME.
+    Acme(Box<AcmeConfig>),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AcmeConfig {
+    /// Names that certificates are asked for. Empty only with `ip_certs`.
+    pub hostnames: Vec<String>,
+    /// Where account key and certificates are kept.
+    pub dir: PathBuf,
+    /// URL of the authority's directory.
+    pub directory: String,
+    /// PEM file of what signs the authority's own HTTPS certificate, beside the system's roots.
+    pub ca_file: Option<PathBuf>,
+    pub email: Option<String>,
+    /// External account binding.
+    pub eab: Option<Eab>,
+    /// Certificates for the addresses that clients connect to, as well.
+    pub ip_certs: bool,
+}
+
+#[derive(Clone, PartialEq, Eq)]
+pub struct Eab {
+    pub kid: String,
+    pub key: Vec<u8>,
+}
+
+/// Never prints the secret.
+impl fmt::Debug for Eab {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Eab").field("kid", &self.kid).finish_non_exhaustive()
+    }
 }
 
 impl TlsMode {
@@ -90,7 +168,9 @@ impl TlsMode {
     pub fn hostname(&self) -> Option<&str> {
         match self {
             Self::None => None,
-            Self::Manual { hostname, .. } | Self::SelfSigned { hostname } => Some(hostname),
+            Self::Manual { hostnames, .. } => hostnames.first().map(String::as_str),
+            Self::SelfSigned { hostname } => Some(hostname),
+            Self::Acme(acme) => acme.hostnames.first().map(String::as_str),
         }
     }
 }
@@ -197,4 +277,28 @@ fn check_hostname(flag: &str, text: &str) -> Result<(), ConfigError> {
         Ok(_) => Ok(()),
         Err(_) => Err(ConfigError::value(flag, text, "give a DNS name or an IP address")),
     }
+}
+
+/// What `/` shows.
+fn home(name: &str, text: &str) -> Result<HomePage, ConfigError> {
+    match text {
+        "" => Ok(HomePage::Default),
+        "blank" => Ok(HomePage::Blank),
+        // It becomes a header of every answer.
+        url if ["http://", "https://"].iter().any(|scheme| url.starts_with(scheme))
+            && url.bytes().all(|b| b.is_ascii_graphic()) =>
+        {
+            Ok(HomePage::Redirect(url.to_owned()))
+        }
+        _ => Err(ConfigError::value(name, text, "give an http:// or https:// URL, blank, or nothing")),
+    }
+}
+
+const LETS_ENCRYPT: &str = "https://acme-v02.api.letsencrypt.org/directory";
+
+/// A key in the alphabet of URLs without padding, or the ordinary one with it: authorities hand out both.
+fn base64_key(text: &str) -> Option<Vec<u8>> {
+    use base64::Engine;
+    use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
+    BASE64_URL_SAFE_NO_PAD.decode(text).or_else(|_| BASE64_STANDARD.decode(text)).ok().filter(|key| !key.is_empty())
 }

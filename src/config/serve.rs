@@ -1,12 +1,14 @@
 //! The flags of `derpring serve`, and the [`Config`] they stand for.
 
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::{
-    AdminConfig, Backend, Config, ConfigError, DebugAccess, HomePage, KeySource, Loaded, LogFormat, QUEUE_PACKETS_MAX,
-    QUEUE_PACKETS_MIN, QueueLimits, TcpOptions, TlsMode, addr, admin, keys,
+    AcceptLimit, AcmeConfig, AdminConfig, Backend, BootstrapDns, Cidr, Config, ConfigError, DebugAccess, Eab,
+    KeySource, ListenAddr, Loaded, LogFormat, QUEUE_PACKETS_MAX, QUEUE_PACKETS_MIN, QueueLimits, StunConfig, Takeover,
+    TcpOptions, TlsMode, addr, admin, keys,
 };
 
 /// What was written, unchecked. A value is read as text, so that each mistake gets one line in our words.
@@ -18,9 +20,9 @@ pub struct Flags {
     /// Addresses to listen on: :443 for every address of both families, or one such as 192.0.2.1:443
     #[arg(long, value_name = "ADDR", env = "DERPRING_LISTEN", value_delimiter = ',')]
     pub listen: Option<Vec<String>>,
-    /// Name or IP address that clients reach the relay by
-    #[arg(long, value_name = "NAME", env = "DERPRING_HOSTNAME")]
-    pub hostname: Option<String>,
+    /// Names or IP addresses that clients reach the relay by; the first one is its own
+    #[arg(long, value_name = "NAME", env = "DERPRING_HOSTNAME", value_delimiter = ',')]
+    pub hostname: Vec<String>,
     /// Where the certificate comes from: manual, self-signed, or none for plain HTTP
     #[arg(long, value_name = "MODE", env = "DERPRING_CERT_MODE")]
     pub cert_mode: Option<String>,
@@ -73,12 +75,61 @@ pub struct Flags {
     /// File with a token: requests with "Authorization: Bearer TOKEN" are answered wherever they come from
     #[arg(long, value_name = "FILE", env = "DERPRING_ADMIN_TOKEN_FILE")]
     pub admin_token_file: Option<PathBuf>,
-    /// Address for STUN (not built yet; an empty value says off)
-    #[arg(long, value_name = "ADDR", env = "DERPRING_STUN_LISTEN")]
-    pub stun_listen: Option<String>,
-    /// Address for plain HTTP beside TLS (not built yet; an empty value says off)
-    #[arg(long, value_name = "ADDR", env = "DERPRING_HTTP_LISTEN")]
-    pub http_listen: Option<String>,
+    /// UDP addresses for STUN; an empty value says off [default: [::]:3478, with --dev off]
+    #[arg(long, value_name = "ADDR", env = "DERPRING_STUN_LISTEN", value_delimiter = ',')]
+    pub stun_listen: Option<Vec<String>>,
+    /// Answer every STUN binding request, and not only those of Tailscale's clients
+    #[arg(long, env = "DERPRING_STUN_ANY")]
+    pub stun_any: bool,
+    /// Addresses for plain HTTP beside TLS: captive portal checks, ACME, redirects; an empty value says off [default:
+    /// [::]:80, with --dev off]
+    #[arg(long, value_name = "ADDR", env = "DERPRING_HTTP_LISTEN", value_delimiter = ',')]
+    pub http_listen: Option<Vec<String>>,
+    /// Proxies that are believed about a client's address: addresses or ranges such as 10.0.0.0/8 [default: none]
+    #[arg(long, value_name = "CIDR", env = "DERPRING_TRUSTED_PROXY", value_delimiter = ',')]
+    pub trusted_proxy: Vec<String>,
+    /// New connections per second that are let in; those beyond are closed and counted [default: no limit]
+    #[arg(long, value_name = "N", env = "DERPRING_ACCEPT_LIMIT")]
+    pub accept_limit: Option<String>,
+    /// New connections that may come at once before --accept-limit counts [default: one second's worth]
+    #[arg(long, value_name = "N", env = "DERPRING_ACCEPT_BURST")]
+    pub accept_burst: Option<String>,
+    /// What / shows: nothing for a page about DERP, blank, or a URL to redirect to
+    #[arg(long, value_name = "WHAT", env = "DERPRING_HOME", default_value = "")]
+    pub home: String,
+    /// Names whose addresses /bootstrap-dns tells
+    #[arg(long, value_name = "NAME", env = "DERPRING_BOOTSTRAP_DNS", value_delimiter = ',')]
+    pub bootstrap_dns: Vec<String>,
+    /// The same, told only to those who ask for the name
+    #[arg(long, value_name = "NAME", env = "DERPRING_UNPUBLISHED_BOOTSTRAP_DNS", value_delimiter = ',')]
+    pub unpublished_bootstrap_dns: Vec<String>,
+    /// Seconds for which sessions go on behind a stop signal, while no new ones are let in
+    #[arg(long, value_name = "SECONDS", env = "DERPRING_DRAIN_TIME", default_value = "0")]
+    pub drain_time: String,
+    /// Unix socket at which a relay that runs gives its listening sockets to its successor
+    #[arg(long, value_name = "PATH", env = "DERPRING_TAKEOVER_SOCKET")]
+    pub takeover_socket: Option<PathBuf>,
+    /// Take the listening sockets from the relay that runs, which then drains
+    #[arg(long, env = "DERPRING_TAKEOVER")]
+    pub takeover: bool,
+    /// URL of the ACME directory, for --cert-mode acme [default: Let's Encrypt's]
+    #[arg(long, value_name = "URL", env = "DERPRING_ACME_DIRECTORY")]
+    pub acme_directory: Option<String>,
+    /// Where the certificate authority may write to
+    #[arg(long, value_name = "ADDRESS", env = "DERPRING_ACME_EMAIL")]
+    pub acme_email: Option<String>,
+    /// Key identifier of an external account binding
+    #[arg(long, value_name = "ID", env = "DERPRING_ACME_EAB_KID")]
+    pub acme_eab_kid: Option<String>,
+    /// File with the key of that binding, in base64
+    #[arg(long, value_name = "FILE", env = "DERPRING_ACME_EAB_KEY_FILE")]
+    pub acme_eab_key_file: Option<PathBuf>,
+    /// PEM file that the ACME server's own certificate is checked against, beside the system's roots
+    #[arg(long, value_name = "FILE", env = "DERPRING_ACME_CA_FILE")]
+    pub acme_ca_file: Option<PathBuf>,
+    /// Certificates for the IP addresses that clients connect to, as well
+    #[arg(long, env = "DERPRING_ACME_IP_CERTS")]
+    pub acme_ip_certs: bool,
 }
 
 /// Checks every flag.
@@ -86,18 +137,29 @@ pub struct Flags {
 /// # Errors
 /// The first value that cannot be used, with what to write instead.
 pub fn load(flags: &Flags) -> Result<Loaded, ConfigError> {
-    let mut warnings = unbuilt_listeners(flags)?;
+    let mut warnings = Vec::new();
     let admin = admin(flags, &mut warnings)?;
+    let tls = tls(flags)?;
     let config = Config {
         listen: listen(flags)?,
-        tls: tls(flags)?,
+        http: http(flags, &tls)?,
+        stun: StunConfig { listen: stun(flags)?, any: flags.stun_any },
+        derp: true,
+        bootstrap_dns: BootstrapDns {
+            names: flags.bootstrap_dns.clone(),
+            unpublished: flags.unpublished_bootstrap_dns.clone(),
+        },
+        connect: false,
+        trusted_proxies: admin::ranges("--trusted-proxy", &flags.trusted_proxy, Cidr::parse_exact)?,
+        accept_limit: accept_limit(flags)?,
+        tls,
         key: match &flags.key_file {
             Some(path) => KeySource::File(path.clone()),
             None if flags.dev => KeySource::Ephemeral,
             None => KeySource::File("/var/lib/derpring/derpring.key".into()),
         },
         mesh_key: flags.mesh_key_file.as_deref().map(keys::load_mesh_key).transpose()?,
-        home: HomePage::Default,
+        home: super::home("--home", &flags.home)?,
         // Behind a proxy on the same host every stranger seems local: only a development relay opens it here.
         debug_on_main: flags.dev.then(DebugAccess::default),
         admin,
@@ -124,27 +186,10 @@ pub fn load(flags: &Flags) -> Result<Loaded, ConfigError> {
             other => return Err(ConfigError::value("--log-format", other, "give human or json")),
         },
         flush_on_stop: Duration::from_secs(2),
+        drain_time: Duration::from_secs(count("--drain-time", &flags.drain_time, 0..=86_400)?),
+        takeover: Takeover { take: flags.takeover, socket: flags.takeover_socket.clone() },
     };
     Ok(Loaded { config, warnings })
-}
-
-/// Refuses an address for a listener that is not built; the warning names those that nobody turned off.
-fn unbuilt_listeners(flags: &Flags) -> Result<Vec<String>, ConfigError> {
-    let listeners = [("STUN", "--stun-listen", &flags.stun_listen), ("port 80", "--http-listen", &flags.http_listen)];
-    let mut off = Vec::new();
-    for (what, flag, value) in listeners {
-        match value.as_deref() {
-            Some("") => {}
-            Some(_) => {
-                return Err(ConfigError::not_built(flag, format!("turn it off with an empty value, {flag} \"\"")));
-            }
-            None => off.push(what),
-        }
-    }
-    if flags.dev || off.is_empty() {
-        return Ok(Vec::new());
-    }
-    Ok(vec![format!("not built yet, and off: {}", off.join(", "))])
 }
 
 fn admin(flags: &Flags, warnings: &mut Vec<String>) -> Result<AdminConfig, ConfigError> {
@@ -158,43 +203,116 @@ fn admin(flags: &Flags, warnings: &mut Vec<String>) -> Result<AdminConfig, Confi
     admin::read(&written, warnings)
 }
 
-fn listen(flags: &Flags) -> Result<Vec<std::net::SocketAddr>, ConfigError> {
+fn listen(flags: &Flags) -> Result<Vec<ListenAddr>, ConfigError> {
+    const NAME: &str = "--listen";
     let default = [if flags.dev { "127.0.0.1:3340" } else { "[::]:443" }.to_owned()];
-    let written = flags.listen.as_deref().unwrap_or(&default);
     let mut out = Vec::new();
-    for text in written {
-        let addr = addr::resolve(text).map_err(|problem| ConfigError::value("--listen", text, problem))?;
-        if out.contains(&addr) {
-            return Err(ConfigError::value("--listen", text, "stands there twice: give each address once"));
-        }
-        out.push(addr);
+    for text in flags.listen.as_deref().unwrap_or(&default) {
+        let address = match text.strip_prefix("unix:") {
+            Some("") => return Err(ConfigError::value(NAME, text, "write unix:/PATH")),
+            Some(path) => ListenAddr::Unix(path.into()),
+            None => ListenAddr::Tcp(addr::resolve(text).map_err(|problem| ConfigError::value(NAME, text, problem))?),
+        };
+        once(NAME, text, &mut out, address)?;
     }
     Ok(out)
 }
 
+fn http(flags: &Flags, tls: &TlsMode) -> Result<Vec<SocketAddr>, ConfigError> {
+    let default = if flags.dev || *tls == TlsMode::None { "" } else { "[::]:80" };
+    sockets("--http-listen", flags.http_listen.as_deref(), default)
+}
+
+fn stun(flags: &Flags) -> Result<Vec<SocketAddr>, ConfigError> {
+    sockets("--stun-listen", flags.stun_listen.as_deref(), if flags.dev { "" } else { "[::]:3478" })
+}
+
+/// One empty value alone says that a listener is off.
+fn sockets(name: &str, written: Option<&[String]>, default: &str) -> Result<Vec<SocketAddr>, ConfigError> {
+    let default = [default.to_owned()];
+    let written = written.unwrap_or(&default);
+    let mut out = Vec::new();
+    if matches!(written, [one] if one.is_empty()) {
+        return Ok(out);
+    }
+    for text in written {
+        let address = addr::resolve(text).map_err(|problem| ConfigError::value(name, text, problem))?;
+        once(name, text, &mut out, address)?;
+    }
+    Ok(out)
+}
+
+fn once<T: PartialEq>(name: &str, text: &str, out: &mut Vec<T>, address: T) -> Result<(), ConfigError> {
+    if out.contains(&address) {
+        return Err(ConfigError::value(name, text, "stands there twice: give each address once"));
+    }
+    out.push(address);
+    Ok(())
+}
+
+fn accept_limit(flags: &Flags) -> Result<Option<AcceptLimit>, ConfigError> {
+    let Some(text) = &flags.accept_limit else { return Ok(None) };
+    let per_second = text.parse().ok().filter(|rate: &f64| rate.is_finite() && *rate > 0.0);
+    let per_second = per_second.ok_or_else(|| ConfigError::value("--accept-limit", text, "give a number above 0"))?;
+    let burst = match &flags.accept_burst {
+        Some(text) => count("--accept-burst", text, 1..=u64::MAX)?,
+        None => per_second.ceil() as u64,
+    };
+    Ok(Some(AcceptLimit { per_second, burst }))
+}
+
 fn tls(flags: &Flags) -> Result<TlsMode, ConfigError> {
-    let hostname = || match &flags.hostname {
-        Some(name) => super::check_hostname("--hostname", name).map(|()| name.clone()),
-        None if flags.dev => Ok("127.0.0.1".to_owned()),
-        None => Err(ConfigError::Missing(
+    for name in &flags.hostname {
+        super::check_hostname("--hostname", name)?;
+    }
+    let hostnames = || match &flags.hostname[..] {
+        [] if flags.dev => Ok(vec!["127.0.0.1".to_owned()]),
+        [] => Err(ConfigError::Missing(
             "--hostname is missing: give the name or IP address that the certificate is for".into(),
         )),
+        names => Ok(names.to_vec()),
     };
+    let dir = || flags.cert_dir.clone().unwrap_or_else(|| "/var/lib/derpring/certs".into());
     match flags.cert_mode.as_deref() {
         Some("none") => Ok(TlsMode::None),
         None if flags.dev => Ok(TlsMode::None),
-        Some("manual") => {
-            let dir = flags.cert_dir.as_deref().unwrap_or(Path::new("/var/lib/derpring/certs"));
-            Ok(TlsMode::Manual { dir: dir.to_owned(), hostname: hostname()?, make_if_absent: false })
+        Some("manual") => Ok(TlsMode::Manual { dir: dir(), hostnames: hostnames()?, make_if_absent: false }),
+        Some("self-signed") => {
+            let hostname = hostnames()?.into_iter().next();
+            Ok(TlsMode::SelfSigned { hostname: hostname.expect("at least one name") })
         }
-        Some("self-signed") => Ok(TlsMode::SelfSigned { hostname: hostname()? }),
-        Some("acme") => Err(ConfigError::not_built("--cert-mode acme", CERT_MODES)),
+        Some("acme") => acme(flags, hostnames()?, dir()),
         Some(other) => Err(ConfigError::value("--cert-mode", other, CERT_MODES)),
         None => Err(ConfigError::Missing(format!("--cert-mode is missing: {CERT_MODES}"))),
     }
 }
 
-const CERT_MODES: &str = "give manual (with --cert-dir and --hostname), self-signed, or none for plain HTTP";
+fn acme(flags: &Flags, hostnames: Vec<String>, dir: PathBuf) -> Result<TlsMode, ConfigError> {
+    let eab = match (&flags.acme_eab_kid, &flags.acme_eab_key_file) {
+        (None, None) => None,
+        (Some(kid), Some(path)) => {
+            let problem = |problem: String| ConfigError::value("--acme-eab-key-file", path.to_string_lossy(), problem);
+            let text = std::fs::read_to_string(path).map_err(|e| problem(format!("cannot be read: {e}")))?;
+            let key = super::base64_key(text.trim()).ok_or_else(|| problem("must hold one key in base64".into()))?;
+            Some(Eab { kid: kid.clone(), key })
+        }
+        _ => {
+            let text = "an external account binding needs both --acme-eab-kid and --acme-eab-key-file";
+            return Err(ConfigError::Missing(text.into()));
+        }
+    };
+    Ok(TlsMode::Acme(Box::new(AcmeConfig {
+        hostnames,
+        dir,
+        directory: flags.acme_directory.clone().unwrap_or_else(|| super::LETS_ENCRYPT.to_owned()),
+        ca_file: flags.acme_ca_file.clone(),
+        email: flags.acme_email.clone(),
+        eab,
+        ip_certs: flags.acme_ip_certs,
+    })))
+}
+
+const CERT_MODES: &str = "give acme or manual (with --hostname), self-signed, or none for plain HTTP";
 
 fn optional_count(flag: &str, text: Option<&str>, range: RangeInclusive<usize>) -> Result<Option<usize>, ConfigError> {
     text.map(|text| count(flag, text, range)).transpose()
@@ -237,7 +355,9 @@ mod tests {
     fn the_defaults_are_those_of_a_public_relay() {
         let loaded = load_args(&["--cert-mode=none"]).unwrap();
         let config = loaded.config;
-        assert_eq!(config.listen, ["[::]:443".parse().unwrap()]);
+        assert_eq!(config.listen, [tcp("[::]:443")]);
+        assert_eq!(config.stun, StunConfig { listen: vec!["[::]:3478".parse().unwrap()], any: false });
+        assert!(config.http.is_empty(), "plain HTTP is on the main listener");
         assert_eq!(config.tls, TlsMode::None);
         assert_eq!(config.key, KeySource::File("/var/lib/derpring/derpring.key".into()));
         assert_eq!(config.queue, QueueLimits::default());
@@ -246,20 +366,23 @@ mod tests {
         assert_eq!((config.backend, config.log), (Backend::Auto, LogFormat::Human));
         assert!(config.debug_on_main.is_none());
         assert_eq!(config.admin.listen, [AdminAddr::Tcp("127.0.0.1:2112".parse().unwrap())]);
-        assert_eq!(loaded.warnings, ["not built yet, and off: STUN, port 80"]);
+        assert!(loaded.warnings.is_empty());
+        let config = load_args(&["--cert-mode=self-signed", "--hostname=a.example"]).unwrap().config;
+        assert_eq!(config.http, ["[::]:80".parse().unwrap()]);
     }
 
     #[test]
     fn dev_changes_defaults_and_nothing_else() {
         let loaded = load_args(&["--dev"]).unwrap();
-        assert_eq!(loaded.config.listen, ["127.0.0.1:3340".parse().unwrap()]);
+        assert_eq!(loaded.config.listen, [tcp("127.0.0.1:3340")]);
+        assert!(loaded.config.stun.listen.is_empty() && loaded.config.http.is_empty());
         assert_eq!((loaded.config.tls, loaded.config.key), (TlsMode::None, KeySource::Ephemeral));
         assert!(loaded.warnings.is_empty());
         assert!(loaded.config.admin.listen.is_empty() && loaded.config.debug_on_main.is_some());
 
         let config = load_args(&["--dev", "--listen=:1,[::1]:2", "--cert-mode=self-signed", "--key-file=/k"]).unwrap();
         let config = config.config;
-        assert_eq!(config.listen, ["[::]:1".parse().unwrap(), "[::1]:2".parse().unwrap()]);
+        assert_eq!(config.listen, [tcp("[::]:1"), tcp("[::1]:2")]);
         assert_eq!(config.tls, TlsMode::SelfSigned { hostname: "127.0.0.1".into() });
         assert_eq!(config.key, KeySource::File("/k".into()));
     }
@@ -269,7 +392,7 @@ mod tests {
         let args = [
             "--cert-mode=manual",
             "--cert-dir=/c",
-            "--hostname=relay.example",
+            "--hostname=relay.example,other.example",
             "--workers=3",
             "--edges=2",
             "--placement=login",
@@ -286,22 +409,23 @@ mod tests {
         let Loaded { config, warnings } = load_args(&[&args[..], &off, &admin].concat()).unwrap();
         assert_eq!((config.admin.listen.len(), config.admin.allow.len()), (3, 2));
         assert!(load_args(&["--cert-mode=none", "--admin-listen="]).unwrap().config.admin.listen.is_empty());
-        let hostname = "relay.example".to_owned();
-        assert_eq!(config.tls, TlsMode::Manual { dir: "/c".into(), hostname, make_if_absent: false });
+        let hostnames = vec!["relay.example".to_owned(), "other.example".to_owned()];
+        assert_eq!(config.tls, TlsMode::Manual { dir: "/c".into(), hostnames, make_if_absent: false });
         assert_eq!((config.workers, config.edges), (Some(3), Some(2)));
         assert_eq!((config.moves, config.busy_poll), (false, Duration::from_micros(50)));
         assert_eq!((config.backend, config.log), (Backend::Epoll, LogFormat::Json));
         assert_eq!(config.queue, QueueLimits { packets: 64, bytes: 1 << 20 });
         assert_eq!((config.max_clients, config.max_clients_per_ip), (Some(1000), Some(10)));
-        assert!(warnings.is_empty(), "every listener that is not built was turned off");
+        assert!(warnings.is_empty() && config.stun.listen.is_empty() && config.http.is_empty());
     }
 
     #[test]
     fn what_cannot_be_used_is_refused_with_a_way_out() {
         for (args, text) in [
-            (&[][..], "--cert-mode is missing: give manual"),
-            (&["--cert-mode=acme"], "--cert-mode acme is not built yet: give manual"),
-            (&["--cert-mode=off"], "--cert-mode \"off\": give manual"),
+            (&[][..], "--cert-mode is missing: give acme or manual"),
+            (&["--cert-mode=acme"], "--hostname is missing"),
+            (&["--cert-mode=acme", "--hostname=a.b", "--acme-eab-kid=1"], "an external account binding needs both"),
+            (&["--cert-mode=off"], "--cert-mode \"off\": give acme or manual"),
             (&["--cert-mode=manual"], "--hostname is missing"),
             (&["--cert-mode=self-signed", "--hostname=a b"], "--hostname \"a b\": give a DNS name"),
             (&["--dev", "--listen="], "--listen \"\": the port is missing"),
@@ -309,8 +433,13 @@ mod tests {
             (&["--dev", "--admin-listen=1"], "--admin-listen \"1\": the port is missing"),
             (&["--dev", "--admin-allow=1"], "--admin-allow \"1\": the length is missing"),
             (&["--dev", "--admin-token-file=/nowhere/t"], "--admin-token-file \"/nowhere/t\": cannot be read"),
-            (&["--dev", "--stun-listen=:1"], "--stun-listen is not built yet"),
-            (&["--dev", "--http-listen=:1"], "--http-listen is not built yet"),
+            (&["--dev", "--stun-listen=1"], "--stun-listen \"1\": the port is missing"),
+            (&["--dev", "--http-listen=:1,"], "--http-listen \"\": the port is missing"),
+            (&["--dev", "--trusted-proxy=here"], "--trusted-proxy \"here\": the length is missing"),
+            (&["--dev", "--accept-limit=0"], "--accept-limit \"0\": give a number above 0"),
+            (&["--dev", "--accept-limit=1", "--accept-burst=0"], "--accept-burst \"0\": give a number from 1"),
+            (&["--dev", "--home=here"], "--home \"here\": give an http://"),
+            (&["--dev", "--drain-time=1h"], "--drain-time \"1h\": give a number from 0"),
             (&["--dev", "--workers=0"], "--workers \"0\": give a number from 1 to 1024"),
             (&["--dev", "--edges=x"], "--edges \"x\": give a number"),
             (&["--dev", "--placement=here"], "--placement \"here\": give traffic or login"),
@@ -327,6 +456,10 @@ mod tests {
             let error = load_args(args).unwrap_err().to_string();
             assert!(error.starts_with(text), "{args:?}: {error}");
         }
+    }
+
+    fn tcp(address: &str) -> ListenAddr {
+        ListenAddr::Tcp(address.parse().unwrap())
     }
 
     fn load_args(args: &[&str]) -> Result<Loaded, ConfigError> {

@@ -129,7 +129,7 @@ async fn requests<H: Host>(
         let last = answered == limits::HTTP_REQUESTS_MAX;
         let visitor = http::Visitor { ip: peer.ip(), last };
         let exchange = loop {
-            match http::next(&wire.plain_in, &edge.shared.site, visitor) {
+            match http::next(&wire.plain_in, &edge.shared.live.load().site, visitor) {
                 Ok(Some(exchange)) => break exchange,
                 Ok(None) => wait_for_request(wire, answered > 1).await?,
                 Err(error) => return Err(refuse(edge, wire, &error.answer(), CloseReason::BadHttp).await),

@@ -23,9 +23,10 @@ use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use socket2::{SockRef, TcpKeepalive};
 
-use crate::config::{DebugAccess, HomePage, TcpOptions};
+use crate::config::{Cidr, HomePage, TcpOptions};
 use crate::control::logging::Limiter;
 use crate::limits;
 use crate::proto::http::Site;
@@ -55,6 +56,14 @@ pub trait Workers: Send + Sync {
     fn pop_event(&self) -> Option<Event>;
 }
 
+/// What may change while the relay runs.
+#[derive(Clone, Debug)]
+pub struct Live {
+    pub site: Site,
+    /// Proxies that are believed about a client's address.
+    pub trusted_proxies: Vec<Cidr>,
+}
+
 pub struct EdgeConfig {
     /// Bound and listening. Every edge accepts from all of them.
     pub listeners: Vec<TcpListener>,
@@ -62,9 +71,9 @@ pub struct EdgeConfig {
     pub tls: Option<Arc<rustls::ServerConfig>>,
     pub keys: Arc<Keys>,
     pub mesh_key: Option<[u8; 32]>,
-    pub home: HomePage,
-    /// Who may see `/debug/`, and who makes its pages.
-    pub debug: Option<(DebugAccess, Desk)>,
+    pub live: Live,
+    /// Who makes the pages of `/debug/`.
+    pub desk: Option<Desk>,
     pub max_clients: Option<usize>,
     pub max_clients_per_ip: Option<usize>,
     /// Number of threads; at least one.
@@ -84,8 +93,8 @@ impl EdgeConfig {
             tls: None,
             keys,
             mesh_key: None,
-            home: HomePage::Default,
-            debug: None,
+            live: Live { site: Site { home: HomePage::Default, debug: None, derp: true }, trusted_proxies: Vec::new() },
+            desk: None,
             max_clients: None,
             max_clients_per_ip: None,
             edges: 1,
@@ -123,15 +132,14 @@ pub fn start(config: EdgeConfig, workers: Arc<dyn Workers>) -> Result<EdgeHandle
         return Err(StartError::SecretsLocked);
     }
     let edges = config.edges.max(1);
-    let (debug, desk) = config.debug.unzip();
     let half_open = HalfOpen::new(config.half_open_max, config.half_open_max_per_ip, edges);
     let shared = Arc::new(Shared {
         tls: config.tls,
         hello: Hello::new(&config.keys),
         keys: config.keys,
         mesh_key: config.mesh_key,
-        site: Site { home: config.home, debug },
-        desk,
+        live: ArcSwap::from_pointee(config.live),
+        desk: config.desk,
         login_deadline: config.login_deadline,
         half_open: Arc::new(half_open),
         admission: Admission::new(config.max_clients, config.max_clients_per_ip),
@@ -256,6 +264,11 @@ impl EdgeHandle {
     /// One for each edge.
     pub fn stats(&self) -> &Arc<[Arc<Stats>]> {
         &self.stats
+    }
+
+    /// Requests from now on are answered by this.
+    pub fn reconfigure(&self, live: Live) {
+        self.shared.live.store(Arc::new(live));
     }
 
     /// From here on connects are refused. Connections that are in stay, until their deadline.

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use rustix::io::Errno;
 use tokio::task::{spawn_local, yield_now};
@@ -19,10 +20,10 @@ use super::guests::Guests;
 use super::half_open::HalfOpen;
 use super::host::Host;
 use super::stats::Stats;
-use super::{Workers, conn};
+use super::{Live, Workers, conn};
 use crate::control::logging::Limiter;
 use crate::limits;
-use crate::proto::http::{self, Site};
+use crate::proto::http;
 use crate::proto::login::Keys;
 use crate::stats::CloseReason;
 
@@ -52,7 +53,8 @@ pub(super) struct Shared {
     pub keys: Arc<Keys>,
     pub hello: Hello,
     pub mesh_key: Option<[u8; 32]>,
-    pub site: Site,
+    /// Read anew by each request.
+    pub live: ArcSwap<Live>,
     /// Where the pages under `/debug/` are made.
     pub desk: Option<Desk>,
     pub login_deadline: Duration,

@@ -3,6 +3,7 @@
 //! Just enough of HTTP/1 for the upgrade to DERP and for the pages that clients, probers and people ask for. Routes,
 //! texts and codes are the reference's; clients and monitoring depend on them.
 
+mod challenge;
 mod debug;
 mod head;
 mod path;
@@ -15,6 +16,7 @@ use crate::config::{DebugAccess, HomePage};
 use crate::limits;
 use crate::proto::key::NodeKey;
 
+pub use challenge::{Challenge, Challenges};
 pub use debug::{DebugRequest, Pending};
 use head::Head;
 use reply::Reply;
@@ -25,6 +27,8 @@ pub struct Site {
     pub home: HomePage,
     /// Who may see `/debug/`, if anybody.
     pub debug: Option<DebugAccess>,
+    /// Whether `/derp` is served.
+    pub derp: bool,
 }
 
 /// What a request depends on besides its bytes.

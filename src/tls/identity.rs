@@ -33,10 +33,12 @@ pub fn load(mode: &TlsMode, server_key: &[u8; 32]) -> Result<Option<Arc<ServerCo
     let provider = aws_lc_rs::default_provider();
     let (identity, hostname) = match mode {
         TlsMode::None => return Ok(None),
-        TlsMode::Manual { dir, hostname, make_if_absent } => {
+        TlsMode::Manual { dir, hostnames, make_if_absent } => {
+            let hostname = hostnames.first().ok_or(IdentityError::NoName)?;
             (manual(&provider, dir, hostname, *make_if_absent)?, hostname)
         }
         TlsMode::SelfSigned { hostname } => (made::in_memory(&provider, hostname)?, hostname),
+        TlsMode::Acme(_) => return Err(IdentityError::NoName),
     };
     let rule = match mode {
         TlsMode::Manual { .. } if hostname.parse::<IpAddr>().is_err() => SniRule::Only(hostname.clone()),
@@ -66,6 +68,8 @@ pub enum IdentityError {
     KeyMismatch { key: PathBuf, cert: PathBuf },
     #[error("the first certificate in {} is not one for {hostname}: {problem}", path.display())]
     WrongName { path: PathBuf, hostname: String, problem: String },
+    #[error("no host name was given for the certificate")]
+    NoName,
     /// Ours, or the machine's: nothing that was configured explains it.
     #[error("making {what} failed: {problem}")]
     Crypto { what: &'static str, problem: String },

@@ -2,27 +2,29 @@ use std::fs;
 
 use tempfile::TempDir;
 
+use super::super::HomePage;
 use super::*;
 
 #[test]
 fn the_defaults_are_derpers() {
     let loaded = load(&["-a", ":8443"], &[]).unwrap();
     let config = loaded.config;
-    assert_eq!(config.listen, ["[::]:8443".parse().unwrap()]);
+    assert_eq!(config.listen, [tcp("[::]:8443")]);
+    assert_eq!(config.stun.listen, ["[::]:3478".parse().unwrap()]);
     assert_eq!(config.tls, TlsMode::None, "letsencrypt on another port than 443 is plain HTTP");
     assert_eq!(config.key, KeySource::File("/var/lib/derper/derper.key".into()));
     assert_eq!(config.mesh_key, None);
     assert_eq!(config.home, HomePage::Default);
     assert_eq!(config.tcp, TcpOptions::default());
     assert_eq!(config.queue, QueueLimits::default());
-    assert_eq!(loaded.warnings.len(), 2, "{:?}", loaded.warnings);
-    assert!(loaded.warnings[0].contains("plain HTTP") && loaded.warnings[1].contains("STUN"));
+    assert_eq!(loaded.warnings.len(), 1, "{:?}", loaded.warnings);
+    assert!(loaded.warnings[0].contains("plain HTTP") && config.http.is_empty());
 }
 
 #[test]
 fn dev_ignores_address_and_key_file() {
     let config = load(&["-dev", "-a", ":443", "-c", "/nowhere"], &[]).unwrap().config;
-    assert_eq!(config.listen, ["[::]:3340".parse().unwrap()]);
+    assert_eq!(config.listen, [tcp("[::]:3340")]);
     assert_eq!((config.tls, config.key), (TlsMode::None, KeySource::Ephemeral));
     let manual = load(&["-dev", "-certmode=manual", "-certdir=/c", "-hostname=h.example"], &[]).unwrap().config;
     assert!(matches!(manual.tls, TlsMode::Manual { .. }), "manual certificates mean TLS on any port");
@@ -66,7 +68,7 @@ fn manual_certificates_name_their_files() {
     let manual = ["-certmode=manual", "-certdir=/c"];
     let made = |hostname: &str| TlsMode::Manual {
         dir: "/c".into(),
-        hostname: hostname.into(),
+        hostnames: vec![hostname.into()],
         make_if_absent: hostname != "relay.example",
     };
     for name in ["relay.example", "192.0.2.1", "2001:db8::1"] {
@@ -77,40 +79,59 @@ fn manual_certificates_name_their_files() {
 }
 
 #[test]
-fn port_80_is_spoken_of_only_beside_tls() {
-    let warnings = |args: &[&str]| load(args, &[]).unwrap().warnings.join("\n");
-    let tls = ["-certmode=manual", "-certdir=/c", "-stun=false"];
-    assert!(warnings(&tls).contains("port 80 is not built"));
-    assert!(warnings(&[&tls[..], &["-http-port=8080"]].concat()).contains("port 8080"));
-    assert_eq!(warnings(&[&tls[..], &["-http-port=-1"]].concat()), "");
-    assert_eq!(warnings(&["-dev", "-stun=false"]), "");
+fn port_80_goes_with_tls_and_both_ports_have_the_address_of_the_main_one() {
+    let ports = |args: &[&str]| {
+        let config = load(args, &[]).unwrap().config;
+        let texts = |addresses: &[SocketAddr]| addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+        (texts(&config.http), texts(&config.stun.listen))
+    };
+    let tls = ["-a=192.0.2.1:443", "-certmode=manual", "-certdir=/c"];
+    assert_eq!(ports(&tls), ("192.0.2.1:80".into(), "192.0.2.1:3478".into()));
+    assert_eq!(ports(&[&tls[..], &["-http-port=8080", "-stun=false"]].concat()), ("192.0.2.1:8080".into(), "".into()));
+    assert_eq!(ports(&[&tls[..], &["-http-port=-1", "-stun-port=1"]].concat()), ("".into(), "192.0.2.1:1".into()));
+    assert_eq!(ports(&["-dev"]), ("".into(), "[::]:3478".into()));
+}
+
+#[test]
+fn certificates_from_an_authority() {
+    let acme = |args: &[&str]| match load(&[&["-hostname=a.example"], args].concat(), &[]).unwrap().config.tls {
+        TlsMode::Acme(acme) => *acme,
+        other => panic!("{other:?}"),
+    };
+    let plain = acme(&["-certdir=/c"]);
+    assert_eq!((plain.hostnames, plain.directory), (vec!["a.example".into()], super::super::LETS_ENCRYPT.into()));
+    let bound = ["-certdir=/c", "-certmode=gcp", "-acme-eab-kid=k", "-acme-eab-key=_-8", "-acme-email=a@b.example"];
+    let google = acme(&bound);
+    assert_eq!(google.eab, Some(Eab { kid: "k".into(), key: vec![0xff, 0xef] }));
+    assert!(google.directory.contains("pki.goog") && google.email.is_some());
+    let padded = acme(&["-certdir=/c", "-acme-eab-kid=k", "-acme-eab-key=/+8="]);
+    assert_eq!(padded.eab.unwrap().key, [0xff, 0xef]);
+    let ip = acme(&["-certdir=/c", "-hostname=192.0.2.1", "-acme-ip-certs"]);
+    assert!(ip.hostnames.is_empty() && ip.ip_certs);
 }
 
 #[test]
 fn what_cannot_be_used_is_refused_by_name() {
     for (args, text) in [
-        (&["-a=:443"][..], "-certmode=letsencrypt is not built yet"),
-        (&["-a=:https", "-certmode=gcp"], "-certmode=gcp is not built yet"),
+        (&["-a=:443"][..], "-certdir is empty"),
+        (&["-a=:443", "-hostname=192.0.2.1"], "-hostname \"192.0.2.1\": an IP address needs -acme-ip-certs"),
+        (&["-a=:https", "-certmode=gcp"], "-certmode=gcp needs -acme-eab-kid"),
+        (&["-a=:443", "-acme-eab-kid=k"], "give both -acme-eab-kid and"),
+        (&["-a=:443", "-acme-eab-kid=k", "-acme-eab-key=?"], "-acme-eab-key must hold"),
         (&["-certmode=auto"], "-certmode \"auto\": derper knows"),
         (&["-a=3340"], "-a \"3340\": the port is missing"),
         (&["-dev", "-home=ftp://x"], "-home \"ftp://x\""),
         (&["-dev", "-home=http://x\r\nSet-Cookie: a"], "-home"),
         (&["-dev", "-tcp-write-timeout=-1s"], "-tcp-write-timeout \"-1000000000ns\": give 0 or more"),
         (&["-dev", "-http-port=65536"], "-http-port \"65536\""),
-        (&["-dev", "-derp=false"], "-derp is not built yet"),
-        (&["-dev", "-acme-ip-certs"], "-acme-ip-certs is not built yet"),
-        (&["-dev", "-acme-email=a@b"], "-acme-email is not built yet"),
+        (&["-dev", "-accept-connection-limit=-1"], "-accept-connection-limit \"-1\": give 0"),
         (&["-dev", "-mesh-with=a.example"], "-mesh-with is not built yet"),
         (&["-dev", "-secrets-url=http://s"], "-secrets-url is not built yet"),
-        (&["-dev", "-bootstrap-dns-names=a"], "-bootstrap-dns-names is not built yet"),
         (&["-dev", "-verify-clients"], "-verify-clients is not built yet"),
         (&["-dev", "-verify-client-url=http://v"], "-verify-client-url is not built yet"),
         (&["-dev", "-verify-client-url-fail-open=false"], "-verify-client-url-fail-open is not built yet"),
-        (&["-dev", "-accept-connection-limit=5"], "-accept-connection-limit is not built yet"),
-        (&["-dev", "-accept-connection-burst=5"], "-accept-connection-burst is not built yet"),
         (&["-dev", "-rate-config=/r"], "-rate-config is not built yet"),
         (&["-dev", "-socket=/s"], "-socket is not built yet"),
-        (&["-dev", "-ace"], "-ace is not built yet"),
     ] {
         let error = load(args, &[]).unwrap_err().to_string();
         assert!(error.starts_with(text), "{args:?}: {error}");
@@ -205,9 +226,13 @@ fn who_may_debug_is_read_and_a_bad_value_is_named() {
 #[test]
 fn all_addresses_means_both_families() {
     for text in [":8443", "0.0.0.0:8443", "[::]:8443"] {
-        assert_eq!(load(&["-a", text], &[]).unwrap().config.listen, ["[::]:8443".parse().unwrap()]);
+        assert_eq!(load(&["-a", text], &[]).unwrap().config.listen, [tcp("[::]:8443")]);
     }
-    assert_eq!(load(&["-a=127.0.0.1:0"], &[]).unwrap().config.listen, ["127.0.0.1:0".parse().unwrap()]);
+    assert_eq!(load(&["-a=127.0.0.1:0"], &[]).unwrap().config.listen, [tcp("127.0.0.1:0")]);
+}
+
+fn tcp(address: &str) -> ListenAddr {
+    ListenAddr::Tcp(address.parse().unwrap())
 }
 
 fn load(args: &[&str], env: &[(&str, &str)]) -> Result<Loaded, DerperError> {

@@ -26,7 +26,8 @@ pub(super) fn route(head: &Head<'_>, site: &Site, visitor: Visitor) -> Result<Ro
         return Ok(Routed::Reply(Reply::redirect(307, path::location(&clean, query), head.method)));
     }
     Ok(Routed::Reply(match &*decoded {
-        b"/derp" => return Ok(derp(head)),
+        b"/derp" if site.derp => return Ok(derp(head)),
+        b"/derp" => Reply::text(404, "derp server disabled"),
         b"/derp/probe" | b"/derp/latency-check" => probe(head),
         b"/generate_204" => no_content(head),
         b"/robots.txt" => {

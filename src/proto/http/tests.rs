@@ -1,7 +1,7 @@
 use super::*;
 
 fn site() -> Site {
-    Site { home: HomePage::Default, debug: Some(DebugAccess::default()) }
+    Site { home: HomePage::Default, debug: Some(DebugAccess::default()), derp: true }
 }
 
 fn ask_at(request: &str, site: &Site, loopback: bool) -> Result<Option<Exchange>, HttpError> {
@@ -119,11 +119,11 @@ fn pages() {
     assert_eq!(get("/nothing/here").1, body);
     assert_eq!(get("/robots.txt").1, "User-agent: *\nDisallow: /\n");
 
-    let blank = Site { home: HomePage::Blank, debug: None };
+    let blank = Site { home: HomePage::Blank, debug: None, derp: true };
     let (head, body, _) = reply_at("GET /x HTTP/1.1\r\nHost: h\r\n\r\n", &blank, true);
     assert!(head.contains("200 OK\r\nContent-Type: text/html; charset=utf-8\r\n") && body.is_empty());
 
-    let away = Site { home: HomePage::Redirect("https://example.com/?a=1&b".to_owned()), debug: None };
+    let away = Site { home: HomePage::Redirect("https://example.com/?a=1&b".to_owned()), debug: None, derp: true };
     let (head, body, _) = reply_at("GET /x HTTP/1.1\r\nHost: h\r\n\r\n", &away, true);
     assert!(head.starts_with("HTTP/1.1 302 Found\r\n") && head.contains("Location: https://example.com/?a=1&b\r\n"));
     assert_eq!(body, "<a href=\"https://example.com/?a=1&amp;b\">Found</a>.\n\n");

@@ -177,7 +177,7 @@ fn the_derp_node_line_is_derpers() {
 }
 
 fn manual_mode(dir: &Path, hostname: &str, make_if_absent: bool) -> TlsMode {
-    TlsMode::Manual { dir: dir.to_owned(), hostname: hostname.to_owned(), make_if_absent }
+    TlsMode::Manual { dir: dir.to_owned(), hostnames: vec![hostname.to_owned()], make_if_absent }
 }
 
 fn made_pair(hostname: &str, crt: &Path, key: &Path) {
