@@ -118,7 +118,8 @@ fn tools(name: &str) -> Option<&'static Tools> {
             return None;
         }
         Some(Tools {
-            suite: go("interop.test", &["test", "-c"], "."),
+            // With the tag Tailscale's client can speak WebSocket outside of browsers.
+            suite: go("interop.test", &["test", "-c", "-tags", "ts_debug_websockets"], "."),
             derper: go("derper", &["build"], "tailscale.com/cmd/derper"),
         })
     });

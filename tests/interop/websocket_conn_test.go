@@ -337,7 +337,12 @@ func wsLogin(t testing.TB, r *relay, tr transport) *wsConn {
 
 func (w *wsConn) login() {
 	w.t.Helper()
-	w.write(wsMessage(w.clientInfo(0)))
+	w.loginAs(ordinaryInfo)
+}
+
+func (w *wsConn) loginAs(info string) {
+	w.t.Helper()
+	w.write(wsMessage(w.sealed([]byte(info))))
 	w.wantServerInfo(w.wantDERP(derp.FrameServerInfo))
 }
 
@@ -346,6 +351,10 @@ func (w *wsConn) clientInfo(size int) []byte {
 	info := []byte(ordinaryInfo)
 	const around = derp.FrameHeaderLen + 32 + 24 + 16
 	info = append(info, bytes.Repeat([]byte(" "), max(0, size-around-len(info)))...)
+	return w.sealed(info)
+}
+
+func (w *wsConn) sealed(info []byte) []byte {
 	return frame(derp.FrameClientInfo, w.public.AppendTo(nil), w.private.SealTo(w.server, info))
 }
 
