@@ -6,7 +6,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use crypto_box::aead::Aead;
 use crypto_box::{PublicKey, SalsaBox, SecretKey};
 use derpring::config::HomePage;
-use derpring::proto::http::{self, Action, Site, Visitor};
+use derpring::proto::http::{self, Action, Protocol, Site, Visitor};
 use derpring::proto::login::Keys;
 
 const SERVER: [u8; 32] = [0x42; 32];
@@ -29,7 +29,7 @@ fn login(c: &mut Criterion) {
         b.iter(|| {
             let exchange = http::next(black_box(HEAD), &site, visitor).expect("a request").expect("all of it");
             let Action::Upgrade(upgrade) = exchange.action else { panic!("an upgrade was asked for") };
-            assert!(upgrade.fast_start && exchange.head_len == HEAD.len());
+            assert!(upgrade.protocol == Protocol::Derp { fast_start: true } && exchange.head_len == HEAD.len());
         });
     });
     let keys = Keys::new(SERVER);

@@ -23,6 +23,10 @@ pub const HTTP_HEAD_MAX: usize = 16 * 1024;
 /// Requests on one connection before it upgrades: enough for probers on keep-alive.
 pub const HTTP_REQUESTS_MAX: usize = 100;
 
+/// Longest WebSocket message. Clients may put one frame of 64 KiB, and what else they have, into one message; as its
+/// parts are used as they come, a longer one costs us nothing and is only a sign of something else.
+pub const WEBSOCKET_MESSAGE_MAX: usize = 128 * 1024;
+
 /// Header lines of one HTTP head; they are parsed on the stack.
 pub const HTTP_HEADERS_MAX: usize = 96;
 

@@ -82,6 +82,8 @@ reasons! {
         WriteError => "write_error",
         /// Peer: a frame that the protocol forbids.
         BadFrame => "bad_frame",
+        /// Peer: what a WebSocket client may not send.
+        BadWebSocket => "bad_websocket",
         /// Peer: a mesh frame without mesh rights.
         NotMesh => "not_mesh",
         /// Peer: a record that does not open, or a forbidden TLS message.

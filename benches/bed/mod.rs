@@ -58,6 +58,7 @@ impl Bed {
             plain_in: Vec::new(),
             greeting: GREETING.to_vec(),
             identity: Identity { key, address: None, mesh: false, prober: false, not_ideal: false, websocket: false },
+            websocket: None,
         };
         assert!(self.common.commands[worker].push(Command::Adopt(Box::new(handover))).is_ok());
         let mut peer = Peer { key, end, transport: theirs, wire: Vec::new(), plain: Vec::new() };

@@ -132,7 +132,7 @@ impl World {
             websocket: false,
         };
         let greeting = vec![0x03, 0, 0, 0, 0];
-        let handover = Handover { socket, transport: ours, wire_in, plain_in, greeting, identity };
+        let handover = Handover { socket, transport: ours, wire_in, plain_in, greeting, identity, websocket: None };
         assert!(self.common.commands[who % WORKERS].push(Command::Adopt(Box::new(handover))).is_ok());
         self.clients.push(Client { end, transport: theirs });
     }

@@ -13,8 +13,9 @@ use super::serve::Edge;
 use super::wire::Wire;
 use crate::limits;
 use crate::proto::frame::HEADER_LEN;
-use crate::proto::http::{self, Action, Upgrade};
+use crate::proto::http::{self, Action, Opening, Protocol, Upgrade};
 use crate::proto::login::{Login, client_info_len};
+use crate::proto::ws::CloseCode;
 use crate::stats::CloseReason;
 use crate::tls::handshake::{Handshake, HandshakeError, Step};
 use crate::worker::bridge::{Handover, Identity};
@@ -72,7 +73,7 @@ async fn admit<'e, H: Host>(
             return Err(refuse(edge, wire, &http::unavailable(why), reason).await);
         }
     };
-    let login = login(edge, wire, upgrade).await?;
+    let login = login(edge, wire, &upgrade).await?;
     if wire.closed {
         return Err(CloseReason::PeerClosed);
     }
@@ -177,11 +178,15 @@ async fn skip<S: Stream>(wire: &mut Wire<S>, mut body: u64) -> Result<(), CloseR
 }
 
 /// ServerKey out, ClientInfo in.
-async fn login<H: Host>(edge: &Edge<H>, wire: &mut Wire<H::Stream>, upgrade: Upgrade) -> Result<Login, CloseReason> {
+async fn login<H: Host>(edge: &Edge<H>, wire: &mut Wire<H::Stream>, upgrade: &Upgrade) -> Result<Login, CloseReason> {
     let keys = &edge.shared.keys;
-    edge.stats.derp_accepts.add(1);
     let hello = &edge.shared.hello;
-    wire.say(if upgrade.fast_start { &hello.fast_start } else { &hello.upgrade })?;
+    match &upgrade.protocol {
+        Protocol::Derp { fast_start: true } => wire.say(&hello.server_key)?,
+        Protocol::Derp { fast_start: false } => wire.say(&hello.upgrade)?,
+        Protocol::WebSocket(opening) => open_websocket(edge, wire, opening).await?,
+    }
+    edge.stats.derp_accepts.add(1);
     wire.flush().await?;
 
     let mut large = None;
@@ -206,6 +211,21 @@ async fn login<H: Host>(edge: &Edge<H>, wire: &mut Wire<H::Stream>, upgrade: Upg
     };
     wire.plain_in.drain(..end);
     Ok(login)
+}
+
+async fn open_websocket<H: Host>(
+    edge: &Edge<H>,
+    wire: &mut Wire<H::Stream>,
+    opening: &Opening,
+) -> Result<(), CloseReason> {
+    wire.say(&opening.answer())?;
+    if opening.subprotocol.is_none() {
+        wire.end_websocket(Some(CloseCode::PolicyViolation as u16)).await;
+        return Err(CloseReason::BadWebSocket);
+    }
+    edge.stats.websocket_accepts.add(1);
+    wire.begin_websocket().await?;
+    wire.say(&edge.shared.hello.server_key)
 }
 
 async fn bad_login<S: Stream>(wire: &mut Wire<S>, error: impl std::fmt::Display) -> CloseReason {
@@ -256,8 +276,9 @@ async fn hand_over<H: Host>(
             mesh: login.is_mesh(edge.shared.mesh_key.as_ref()),
             prober: login.info.is_prober,
             not_ideal: admitted.not_ideal,
-            websocket: false,
+            websocket: wire.websocket.is_some(),
         },
+        websocket: wire.websocket,
     };
     adopt(edge, Box::new(handover), deadline).await?;
     admitted.place.keep();

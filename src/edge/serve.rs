@@ -32,8 +32,7 @@ const TICK: Duration = Duration::from_secs(1);
 
 /// The first thing that a client is sent, the same for all: made once, shared by all edges.
 pub(super) struct Hello {
-    /// ServerKey alone.
-    pub fast_start: Bytes,
+    pub server_key: Bytes,
     /// The answer to the upgrade, and ServerKey behind it in the same write.
     pub upgrade: Bytes,
 }
@@ -43,7 +42,7 @@ impl Hello {
         let frame = keys.server_key_frame();
         let mut upgrade = http::switching_protocols(&keys.public());
         upgrade.extend_from_slice(&frame);
-        Self { fast_start: Bytes::copy_from_slice(&frame), upgrade: upgrade.into() }
+        Self { server_key: Bytes::copy_from_slice(&frame), upgrade: upgrade.into() }
     }
 }
 

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use super::guests::Guest;
 use super::host::Stream;
 use crate::limits;
+use crate::proto::ws::{self, CloseCode, Unframer};
 use crate::stats::CloseReason;
 use crate::tls::{Flow, TlsFault, Transport};
 
@@ -14,8 +15,10 @@ pub(super) struct Wire<S> {
     pub transport: Transport,
     /// From the socket, not opened.
     pub wire_in: Vec<u8>,
-    /// Opened, not used.
+    /// Opened, not used. With a WebSocket, what its messages carried.
     pub plain_in: Vec<u8>,
+    /// Cuts what is opened into messages, once the connection is a WebSocket.
+    pub websocket: Option<Box<Unframer>>,
     /// To the socket, sealed. Sent before each read, so that what is said together leaves together.
     pub out: Vec<u8>,
     /// The peer has said that nothing follows.
@@ -29,6 +32,7 @@ impl<S: Stream> Wire<S> {
             transport: Transport::Plain,
             wire_in: Vec::new(),
             plain_in: Vec::new(),
+            websocket: None,
             out: Vec::new(),
             closed: false,
         }
@@ -58,19 +62,67 @@ impl<S: Stream> Wire<S> {
 
     /// Moves what has come from `wire_in` to `plain_in`.
     pub async fn open(&mut self) -> Result<(), CloseReason> {
-        match self.transport.open_into(&mut self.wire_in, &mut self.plain_in) {
-            Ok(flow) => {
-                self.closed |= flow == Flow::Closed;
-                Ok(())
-            }
+        let mut messages = Vec::new();
+        let plain = if self.websocket.is_some() { &mut messages } else { &mut self.plain_in };
+        match self.transport.open_into(&mut self.wire_in, plain) {
+            Ok(flow) => self.closed |= flow == Flow::Closed,
             Err(fault) => {
                 self.part(Some(fault)).await;
-                Err(CloseReason::BadRecord)
+                return Err(CloseReason::BadRecord);
             }
         }
+        self.unframe(messages).await
+    }
+
+    /// Both directions are WebSocket messages from here on, what has come behind the request included.
+    pub async fn begin_websocket(&mut self) -> Result<(), CloseReason> {
+        self.websocket = Some(Box::default());
+        let messages = std::mem::take(&mut self.plain_in);
+        self.unframe(messages).await
+    }
+
+    async fn unframe(&mut self, mut messages: Vec<u8>) -> Result<(), CloseReason> {
+        let Some(unframer) = &mut self.websocket else { return Ok(()) };
+        let mut at = 0;
+        let (reason, code) = loop {
+            match unframer.next(&mut messages, at) {
+                ws::Step::Data { start, end } => {
+                    self.plain_in.extend_from_slice(&messages[start..end]);
+                    at = end;
+                }
+                ws::Step::Ping { used } => at = used,
+                ws::Step::Need => {
+                    if !unframer.owes_pong() {
+                        return Ok(());
+                    }
+                    let sealed = self.transport.seal_into(unframer.pong(), &mut self.out);
+                    unframer.forget_pong();
+                    return sealed.map_err(|_| CloseReason::Internal);
+                }
+                ws::Step::Closed { code } => break (CloseReason::PeerClosed, code),
+                ws::Step::Forbidden(code) => break (CloseReason::BadWebSocket, Some(code as u16)),
+            }
+        };
+        self.end_websocket(code).await;
+        Err(reason)
+    }
+
+    /// Says the last words of a WebSocket.
+    pub async fn end_websocket(&mut self, code: Option<u16>) {
+        self.websocket = None;
+        let _ = self.say(&ws::close(code));
+        self.part(None).await;
     }
 
     pub fn say(&mut self, data: &[u8]) -> Result<(), CloseReason> {
+        if self.websocket.is_some() {
+            let (header, len) = ws::header(data.len());
+            self.seal(&header[..len])?;
+        }
+        self.seal(data)
+    }
+
+    fn seal(&mut self, data: &[u8]) -> Result<(), CloseReason> {
         self.transport.seal_into(data, &mut self.out).map_err(|_| CloseReason::Internal)
     }
 
@@ -90,6 +142,9 @@ impl<S: Stream> Wire<S> {
 
     /// Says the last words; the other direction stays open.
     pub async fn part(&mut self, fault: Option<TlsFault>) {
+        if self.websocket.take().is_some() {
+            let _ = self.seal(&ws::close(Some(CloseCode::Normal as u16)));
+        }
         self.transport.farewell(fault, &mut self.out);
         if self.flush().await.is_ok() {
             self.guest.stream.shutdown(Shutdown::Write);

@@ -4,10 +4,11 @@
 //! made where its frames already are. Chunks belong to one worker, are linked by index into the queues of its
 //! sessions, and go back to the free list when they are empty: a session with nothing to send holds none.
 
-/// Room in front: record header of TLS 1.3 (5 bytes), rounded up to keep the plaintext aligned.
+/// Room in front: headers of a record of TLS 1.3 (5 bytes) and of a WebSocket message (4), rounded up to keep the
+/// plaintext aligned.
 pub const HEADROOM: usize = 16;
-/// Plaintext of one full TLS record.
-pub const CAPACITY: usize = 16 * 1024;
+/// Plaintext of one full TLS record, without the header of a WebSocket message that may be in front of it.
+pub const CAPACITY: usize = 16 * 1024 - 4;
 /// Room behind: content type and tag.
 const TAILROOM: usize = 32;
 /// Frames that may begin in one chunk. More only if they are shorter than 170 bytes on average, and then the next

@@ -9,6 +9,7 @@ mod head;
 mod path;
 mod reply;
 mod route;
+mod websocket;
 
 use std::net::IpAddr;
 
@@ -20,6 +21,7 @@ pub use challenge::{Challenge, Challenges};
 pub use debug::{DebugRequest, Pending};
 use head::Head;
 use reply::Reply;
+pub use websocket::Opening;
 
 /// What the main listener serves.
 #[derive(Clone, Debug)]
@@ -64,13 +66,21 @@ pub struct Answer {
     pub skip: Option<u64>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Upgrade {
-    /// The client knows our key from the certificate: it expects no HTTP response, and has sent ClientInfo already.
-    pub fast_start: bool,
+    pub protocol: Protocol,
     /// The client named an ideal node, which it does only when that is another one.
     pub not_ideal: bool,
-    pub http10: bool,
+}
+
+/// What the connection turns into.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// `fast_start`: the client knows our key from the certificate, expects no HTTP response, and has sent ClientInfo
+    /// already.
+    Derp { fast_start: bool },
+    /// DERP inside of binary messages.
+    WebSocket(Opening),
 }
 
 /// Why a request cannot be answered by any route. Always the peer's doing.

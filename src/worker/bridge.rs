@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 
 use crate::proto::key::NodeKey;
+use crate::proto::ws::Unframer;
 use crate::stats::{CloseReason, DropReason};
 use crate::tls::Transport;
 use crate::worker::listing;
@@ -24,6 +25,8 @@ pub struct Handover<S = OwnedFd> {
     /// The ServerInfo frame in plaintext: sent once every worker knows the peer, before anything else.
     pub greeting: Vec<u8>,
     pub identity: Identity,
+    /// `wire_in` and what follows it are WebSocket messages; `plain_in` has been taken out of them.
+    pub websocket: Option<Box<Unframer>>,
 }
 
 /// What the login established.

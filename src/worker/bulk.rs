@@ -93,6 +93,7 @@ impl Core {
             && !session.blocked
             && session.held == 0
             && matches!(session.transport, Transport::Plain)
+            && session.websocket.is_none()
             && !session.egress.has_wire()
             && session.egress.queued_bytes() as usize <= CAPACITY
     }

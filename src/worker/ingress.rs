@@ -15,7 +15,8 @@ impl Core {
     #[inline]
     pub(super) fn receive<D: Driver>(&mut self, driver: &mut D, slot: u32, bytes: &mut [u8]) {
         let session = &mut self.sessions[slot];
-        if session.state == State::Open && !self.stopping && matches!(session.transport, Transport::Plain) {
+        let runs = matches!(session.transport, Transport::Plain) && session.websocket.is_none();
+        if runs && session.state == State::Open && !self.stopping {
             session.active_at = self.now;
             self.frames_to(&mut Runs::new(driver), slot, bytes);
         } else {
@@ -33,7 +34,7 @@ impl Core {
         session.active_at = self.now;
         // The transport is out of the session while frames run through the rest of the worker.
         match std::mem::replace(&mut session.transport, Transport::Plain) {
-            Transport::Plain => self.frames(slot, bytes),
+            Transport::Plain => self.opened_bytes(slot, bytes),
             Transport::Tls13(mut records) => {
                 let result = self.records(slot, &mut records, bytes);
                 self.sessions[slot].transport = Transport::Tls13(records);
@@ -101,7 +102,7 @@ impl Core {
         Ok(match records.open(wire)? {
             Opened::Need => (Flow::Open, 0),
             Opened::Data { data, used } => {
-                self.frames(slot, &mut wire[data]);
+                self.opened_bytes(slot, &mut wire[data]);
                 (Flow::Open, used)
             }
             Opened::Control { used } => (Flow::Open, used),
@@ -132,7 +133,7 @@ impl Core {
         }
         self.recycle(wire);
         self.sessions[slot].wire = kept;
-        self.frames(slot, &mut plain);
+        self.opened_bytes(slot, &mut plain);
         self.scratch = plain;
         result.map(|(_, flow)| flow)
     }

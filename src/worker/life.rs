@@ -9,14 +9,15 @@ use crate::mem::batch::{Join, Note};
 use crate::proto::frame;
 use crate::stats::{CloseReason, DropReason};
 use crate::tls::Transport;
-use crate::worker::bridge::{Event, Identity, SessionEnd};
+use crate::worker::bridge::{Event, Handover, Identity, SessionEnd};
 use crate::worker::core::Core;
 use crate::worker::session::{State, TokenBucket};
 
 impl Core {
     /// A session begins: it is known here at once, and everywhere when the publication that is returned is complete.
     /// Its greeting is the first thing that it will be sent. `None`: no slot is left.
-    pub(super) fn join(&mut self, identity: &Identity, transport: Transport, greeting: &[u8]) -> Option<(u32, u64)> {
+    pub(super) fn join<S>(&mut self, handover: &mut Handover<S>) -> Option<(u32, u64)> {
+        let identity = &handover.identity;
         let slot = self.sessions.take()?;
         let jitter = self.spread(limits::KEEP_ALIVE_JITTER);
         let join = Join {
@@ -33,11 +34,12 @@ impl Core {
         session.identity = *identity;
         session.mesh = identity.mesh;
         session.not_ideal = identity.not_ideal;
-        session.transport = transport;
+        session.transport = std::mem::replace(&mut handover.transport, Transport::Plain);
+        session.websocket = handover.websocket.take();
         session.since = self.now;
         session.keep_alive_every = limits::KEEP_ALIVE.as_nanos() as Nanos + jitter;
         session.not_here = TokenBucket::full(limits::NOT_HERE_BURST, self.now);
-        session.egress.push_control(&mut self.chunks, greeting);
+        session.egress.push_control(&mut self.chunks, &handover.greeting);
         self.stats.connections.add(1);
         self.stats.not_ideal_connections.add(u64::from(identity.not_ideal));
         if let Some(version) = session.transport.version() {
@@ -168,6 +170,7 @@ impl Core {
         self.events_kept.push_back(Event::Closed(end));
         let session = &mut self.sessions[slot];
         session.transport = Transport::Plain;
+        session.websocket = None;
         session.wire = Vec::new();
         session.deframer = Default::default();
     }

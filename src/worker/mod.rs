@@ -25,6 +25,7 @@ mod route;
 mod send;
 pub mod session;
 mod timers;
+mod websocket;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -225,8 +226,7 @@ impl<D: Driver> Worker<D> {
     }
 
     fn adopt(&mut self, mut handover: Box<Handover<D::Socket>>) {
-        let transport = std::mem::replace(&mut handover.transport, crate::tls::Transport::Plain);
-        match self.core.join(&handover.identity, transport, &handover.greeting) {
+        match self.core.join(&mut handover) {
             Some((slot, publication)) => self.joining.push((publication, slot, handover)),
             // No name is left for it: the socket closes as it is dropped.
             None => self.core.refused(&handover.identity),

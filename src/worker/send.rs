@@ -146,11 +146,16 @@ impl Core {
 
     fn commit_sealed(&mut self, slot: u32, transport: &mut Transport) -> Result<(u64, usize), TlsFault> {
         let (mut frames, mut bytes) = (0, 0);
+        if let Some(pong) = self.take_pong(slot) {
+            bytes += self.chunks[pong].len();
+            self.seal(slot, transport, pong)?;
+        }
         while bytes < COMMIT_BYTES {
             let Some(mut committed) = self.sessions[slot].egress.commit(&mut self.chunks) else { break };
             loop {
                 frames += self.note_commit(slot, committed.id);
                 bytes += self.chunks[committed.id].len();
+                self.wrap(slot, committed.id);
                 self.seal(slot, transport, committed.id)?;
                 if !committed.continues {
                     break;
@@ -227,7 +232,11 @@ impl Core {
                 let mut farewell = std::mem::take(&mut self.scratch);
                 farewell.clear();
                 let fault = session.fault;
-                session.transport.farewell(fault, &mut farewell);
+                let close = self.close_frame(slot, reason);
+                let transport = &mut self.sessions[slot].transport;
+                // A record that cannot be sealed leaves the peer with a bare end, which it must survive anyway.
+                let _ = transport.seal_into(&close, &mut farewell);
+                transport.farewell(fault, &mut farewell);
                 if !farewell.is_empty() {
                     let _ = driver.send(slot, &[IoSlice::new(&farewell)]);
                 }
@@ -295,4 +304,4 @@ impl Core {
 }
 
 // A chunk is one record.
-const _: () = assert!(CAPACITY == crate::tls::record::MAX_PLAINTEXT && HEADROOM >= crate::tls::record::HEADER_LEN);
+const _: () = assert!(CAPACITY <= crate::tls::record::MAX_PLAINTEXT && HEADROOM >= crate::tls::record::HEADER_LEN);

@@ -6,6 +6,7 @@ use crate::driver::Nanos;
 use crate::mem::batch::ConnId;
 use crate::proto::deframe::Deframer;
 use crate::proto::key::NodeKey;
+use crate::proto::ws::Unframer;
 use crate::stats::CloseReason;
 use crate::tls::{TlsFault, Transport};
 use crate::worker::bridge::{Identity, Totals};
@@ -70,6 +71,10 @@ pub struct Session {
     pub peer: PeerId,
     pub acquaintances: u32,
     pub transport: Transport,
+    /// Its bytes are in messages.
+    pub websocket: Option<Box<Unframer>>,
+    /// The code of its close frame, if something decided that.
+    pub farewell: Option<u16>,
     /// The beginning of a TLS record.
     pub wire: Vec<u8>,
     pub deframer: Deframer,
@@ -145,6 +150,8 @@ impl Session {
             peer: PeerId::MAX,
             acquaintances: NO_ACQUAINTANCE,
             transport: Transport::Plain,
+            websocket: None,
+            farewell: None,
             wire: Vec::new(),
             deframer: Deframer::default(),
             egress: Egress::default(),

@@ -1,9 +1,9 @@
 //! A client of the simulated network, in bytes of its own: what it sends, what it gets, and what it has the right to
 //! complain about.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
-use derpring::driver::sim::SimClient;
+use derpring::driver::sim::{Random, SimClient};
 use derpring::tls::{Flow, Transport};
 
 pub type Key = [u8; 32];
@@ -85,6 +85,97 @@ pub struct Client {
     plain: Vec<u8>,
     last: HashMap<(u32, bool), u32>,
     pub pings: Vec<[u8; 8]>,
+    /// Puts its bytes into messages.
+    pub websocket: Option<WebSocket>,
+}
+
+/// The client's side of a WebSocket, in bytes of its own.
+pub struct WebSocket {
+    random: Random,
+    opened: Vec<u8>,
+    pings: VecDeque<Vec<u8>>,
+    pub pongs: u64,
+    /// The code of the relay's close frame, if it has come.
+    pub closed: Option<Option<u16>>,
+}
+
+impl WebSocket {
+    pub fn new(seed: u64) -> Self {
+        Self { random: Random::new(seed), opened: Vec::new(), pings: VecDeque::new(), pongs: 0, closed: None }
+    }
+
+    /// One masked frame.
+    pub fn frame(&mut self, first: u8, payload: &[u8]) -> Vec<u8> {
+        let mut frame = vec![first];
+        match payload.len() {
+            // Not always the shortest form.
+            n @ 0..=125 if first & 0x08 != 0 || self.random.chance(250) => frame.push(0x80 | n as u8),
+            n @ 0..=65_535 if self.random.chance(250) => {
+                frame.push(0x80 | 126);
+                frame.extend_from_slice(&(n as u16).to_be_bytes());
+            }
+            n => {
+                frame.push(0x80 | 127);
+                frame.extend_from_slice(&(n as u64).to_be_bytes());
+            }
+        }
+        let mask = (self.random.next() as u32).to_be_bytes();
+        frame.extend_from_slice(&mask);
+        frame.extend(payload.iter().enumerate().map(|(at, byte)| byte ^ mask[at % 4]));
+        frame
+    }
+
+    /// The bytes in messages, cut anywhere, in fragments, with pings in between.
+    fn wrap(&mut self, bytes: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        let (mut rest, mut inside) = (bytes, false);
+        while !rest.is_empty() || inside {
+            if self.random.chance(12) {
+                let payload = vec![self.pings.len() as u8; self.random.below(126)];
+                out.extend(self.frame(0x89, &payload));
+                self.pings.push_back(payload);
+            }
+            let cut = if self.random.chance(200) { rest.len() } else { self.random.below(rest.len() + 1) };
+            let (piece, behind) = rest.split_at(cut);
+            let last = self.random.chance(128);
+            let first = if inside { 0x00 } else { 0x02 } | if last { 0x80 } else { 0 };
+            out.extend(self.frame(first, piece));
+            (rest, inside) = (behind, !last);
+        }
+        out
+    }
+
+    /// Takes the relay's frames apart: unmasked, whole binary messages, answers to pings, and the end.
+    fn unwrap(&mut self, plain: &mut Vec<u8>) -> Result<(), String> {
+        let mut at = 0;
+        while let Some(&[first, short]) = self.opened.get(at..at + 2) {
+            let (head, len) = match short {
+                126 => match self.opened.get(at + 2..at + 4) {
+                    Some(len) => (4, usize::from(u16::from_be_bytes([len[0], len[1]]))),
+                    None => break,
+                },
+                short => (2, usize::from(short)),
+            };
+            let Some(body) = self.opened.get(at + head..at + head + len) else { break };
+            if self.closed.is_some() {
+                return Err("a frame behind the close frame".into());
+            }
+            match first {
+                0x82 if head == 2 || len > 125 => plain.extend_from_slice(body),
+                0x8a => {
+                    let found =
+                        self.pings.iter().position(|ping| ping == body).ok_or("a pong that nobody asked for")?;
+                    self.pings.drain(..=found);
+                    self.pongs += 1;
+                }
+                0x88 => self.closed = Some(body.first_chunk().map(|code| u16::from_be_bytes(*code))),
+                _ => return Err(format!("a WebSocket frame {first:#x} of {len} bytes")),
+            }
+            at += head + len;
+        }
+        self.opened.drain(..at);
+        Ok(())
+    }
 }
 
 impl Client {
@@ -105,6 +196,7 @@ impl Client {
             plain: Vec::new(),
             last: HashMap::new(),
             pings: Vec::new(),
+            websocket: None,
         }
     }
 
@@ -118,8 +210,23 @@ impl Client {
         let mut frame = vec![kind];
         frame.extend_from_slice(&(payload.len() as u32).to_be_bytes());
         frame.extend_from_slice(payload);
+        self.wrap(&frame)
+    }
+
+    /// Bytes of DERP as they go over the wire.
+    pub fn wrap(&mut self, bytes: &[u8]) -> Vec<u8> {
+        match &mut self.websocket {
+            Some(websocket) => {
+                let messages = websocket.wrap(bytes);
+                self.seal(&messages)
+            }
+            None => self.seal(bytes),
+        }
+    }
+
+    pub fn seal(&mut self, bytes: &[u8]) -> Vec<u8> {
         let mut sealed = Vec::new();
-        self.transport.seal_into(&frame, &mut sealed).expect("the client's records");
+        self.transport.seal_into(bytes, &mut sealed).expect("the client's records");
         sealed
     }
 
@@ -134,7 +241,11 @@ impl Client {
     /// Reads at most `max` bytes and says what they were.
     pub fn read(&mut self, max: usize) -> Result<Vec<Got>, String> {
         self.end.read(max, &mut self.wire);
-        let flow = self.transport.open_into(&mut self.wire, &mut self.plain).map_err(|e| format!("our record: {e}"))?;
+        let opened = self.websocket.as_mut().map_or(&mut self.plain, |websocket| &mut websocket.opened);
+        let flow = self.transport.open_into(&mut self.wire, opened).map_err(|e| format!("our record: {e}"))?;
+        if let Some(websocket) = &mut self.websocket {
+            websocket.unwrap(&mut self.plain).map_err(|e| format!("client {}: {e}", self.id))?;
+        }
         let mut got = Vec::new();
         let mut at = 0;
         while let Some(head) = self.plain.get(at..at + 5) {

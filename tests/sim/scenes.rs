@@ -69,6 +69,7 @@ impl Stage {
                 not_ideal: false,
                 websocket: false,
             },
+            websocket: None,
         };
         assert!(self.common.commands[worker].push(Command::Adopt(Box::new(handover))).is_ok());
         self.clients.push(Client::new(id, peer, key, false, end, Transport::Plain));

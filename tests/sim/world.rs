@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use derpring::driver::sim::{Faults, Net, Random, Sim, SimSocket};
 use derpring::proto::key::NodeKey;
+use derpring::proto::ws::{Step, Unframer};
 use derpring::stats::DropReason;
 use derpring::tls::{RecordLayer, Transport};
 use derpring::worker::bridge::{Command, Handover, Identity};
@@ -15,7 +16,7 @@ use rustls::crypto::cipher::{AeadKey, Iv};
 use rustls::{ConnectionTrafficSecrets, ExtractedSecrets};
 
 use crate::bugs::Bug;
-use crate::client::{Client, Got, Key};
+use crate::client::{Client, Got, Key, WebSocket};
 
 /// What a run is made of.
 #[derive(Clone, Copy, Debug)]
@@ -69,6 +70,9 @@ pub struct Tally {
     across: u64,
     moves: u64,
     tls: u64,
+    websockets: u64,
+    websocket_pongs: u64,
+    websocket_ends: u64,
     write_timeouts: u64,
 }
 
@@ -91,6 +95,9 @@ impl Tally {
             across,
             moves,
             tls,
+            websockets,
+            websocket_pongs,
+            websocket_ends,
             write_timeouts,
         } = other;
         self.sessions += sessions;
@@ -109,6 +116,9 @@ impl Tally {
         self.across += across;
         self.moves += moves;
         self.tls += tls;
+        self.websockets += websockets;
+        self.websocket_pongs += websocket_pongs;
+        self.websocket_ends += websocket_ends;
         self.write_timeouts += write_timeouts;
     }
 
@@ -133,6 +143,9 @@ impl Tally {
             ("packets across workers", self.across),
             ("moves to another worker", self.moves),
             ("TLS sessions", self.tls),
+            ("WebSocket sessions", self.websockets),
+            ("answers to WebSocket pings", self.websocket_pongs),
+            ("WebSockets that were ended in words", self.websocket_ends),
             ("write timeouts", self.write_timeouts),
         ];
         for (what, count) in seen {
@@ -241,6 +254,10 @@ impl World {
         };
         let mesh = self.random.chance(40);
         let mut client = Client::new(id, peer, key, mesh, end, theirs);
+        if self.random.chance(80) {
+            client.websocket = Some(WebSocket::new(self.random.next()));
+            self.tally.websockets += 1;
+        }
         self.tally.sessions += 1;
         // Some of what the client sends first has reached the edge, cut anywhere.
         let mut early = Vec::new();
@@ -252,8 +269,10 @@ impl World {
         let cut = if early.is_empty() { 0 } else { self.random.below(early.len() + 1) };
         client.end.write(&early[cut..]);
         early.truncate(cut);
-        let (wire_in, plain_in) = match ours {
-            Transport::Plain => (Vec::new(), early),
+        let mut websocket = client.websocket.as_ref().map(|_| Box::<Unframer>::default());
+        let (wire_in, plain_in) = match (&ours, &mut websocket) {
+            (Transport::Plain, None) => (Vec::new(), early),
+            (Transport::Plain, Some(unframer)) => (Vec::new(), unframed(unframer, early)),
             _ => (early, Vec::new()),
         };
         let mut greeting = vec![0x03, 0, 0, 0, 4];
@@ -270,8 +289,9 @@ impl World {
                 mesh,
                 prober: false,
                 not_ideal: false,
-                websocket: false,
+                websocket: websocket.is_some(),
             },
+            websocket,
         };
         let worker = self.random.below(self.plan.workers);
         assert!(self.common.commands[worker].push(Command::Adopt(Box::new(handover))).is_ok());
@@ -351,13 +371,27 @@ impl World {
 
     fn misbehave(&mut self, at: usize) {
         let client = &mut self.clients[at];
+        if let Some(websocket) = &mut client.websocket
+            && self.random.chance(128)
+        {
+            let bytes = match self.random.below(6) {
+                0 => websocket.frame(0x81, b"text"),
+                1 => vec![0x82, 3, 1, 2, 3],
+                2 => websocket.frame(0xc2, b"reserved"),
+                3 => websocket.frame(0x80, b"of nothing"),
+                4 => [&[0x82, 0xff][..], &[0, 0, 0, 1, 0, 0, 0, 0], &[0; 4]].concat(),
+                _ => websocket.frame(0x88, &1000_u16.to_be_bytes()),
+            };
+            let sealed = client.seal(&bytes);
+            client.end.write(&sealed);
+            return;
+        }
         match self.random.below(5) {
             0 => client.send_frame(0x04, &[1; 31]),
             1 => {
                 let mut frame = vec![0x04];
                 frame.extend_from_slice(&u32::MAX.to_be_bytes());
-                let mut sealed = Vec::new();
-                client.transport.seal_into(&frame, &mut sealed).expect("the client's records");
+                let sealed = client.wrap(&frame);
                 client.end.write(&sealed);
             }
             2 => client.send_frame(0x12, &[1; 7]),
@@ -390,7 +424,7 @@ impl World {
         let to_key = self.key(to);
         let packet = self.clients[at].packet(&to_key, to, false, 20);
         // Only plain sessions can take the frame apart again.
-        if !matches!(self.clients[at].transport, Transport::Plain) {
+        if !matches!(self.clients[at].transport, Transport::Plain) || self.clients[at].websocket.is_some() {
             self.clients[at].end.write(&packet);
             return;
         }
@@ -661,6 +695,10 @@ impl World {
             }
         }
         self.settle()?;
+        for websocket in self.clients.iter().filter_map(|client| client.websocket.as_ref()) {
+            self.tally.websocket_pongs += websocket.pongs;
+            self.tally.websocket_ends += u64::from(websocket.closed.is_some());
+        }
         self.check_counters("at the end")?;
         for (at, worker) in self.workers.iter().enumerate() {
             let core = worker.core();
@@ -688,6 +726,22 @@ impl World {
             self.tally.write_timeouts += core.stats().write_timeouts.get();
         }
         Ok(())
+    }
+}
+
+/// What the edge makes of the messages that have come to it.
+fn unframed(unframer: &mut Unframer, mut messages: Vec<u8>) -> Vec<u8> {
+    let (mut at, mut out) = (0, Vec::new());
+    loop {
+        match unframer.next(&mut messages, at) {
+            Step::Data { start, end } => {
+                out.extend_from_slice(&messages[start..end]);
+                at = end;
+            }
+            Step::Ping { used } => at = used,
+            Step::Need => return out,
+            end => panic!("a client that keeps to the rules: {end:?}"),
+        }
     }
 }
 

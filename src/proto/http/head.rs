@@ -14,10 +14,17 @@ pub(super) struct Head<'b> {
     /// Of each of these the first value counts.
     pub upgrade: Option<&'b [u8]>,
     pub websocket_protocol: Option<&'b [u8]>,
+    pub websocket_key: Option<&'b [u8]>,
+    pub websocket_version: Option<&'b [u8]>,
+    pub origin: Option<&'b [u8]>,
     pub fast_start: Option<&'b [u8]>,
     pub ideal_node: Option<&'b [u8]>,
     pub challenge: Option<&'b [u8]>,
     pub forwarded: bool,
+    /// How often there is a Sec-WebSocket-Key.
+    pub websocket_keys: u32,
+    /// Connection names Upgrade.
+    pub connection_upgrade: bool,
     hosts: u32,
     body: u64,
     has_body_length: bool,
@@ -67,10 +74,15 @@ impl<'b> Head<'b> {
             len,
             upgrade: None,
             websocket_protocol: None,
+            websocket_key: None,
+            websocket_version: None,
+            origin: None,
             fast_start: None,
             ideal_node: None,
             challenge: None,
             forwarded: false,
+            websocket_keys: 0,
+            connection_upgrade: false,
             hosts: 0,
             body: 0,
             has_body_length: false,
@@ -92,6 +104,13 @@ impl<'b> Head<'b> {
             self.ideal_node.get_or_insert(value);
         } else if is("Sec-WebSocket-Protocol") {
             self.websocket_protocol.get_or_insert(value);
+        } else if is("Sec-WebSocket-Key") {
+            self.websocket_keys += 1;
+            self.websocket_key = Some(value);
+        } else if is("Sec-WebSocket-Version") {
+            self.websocket_version.get_or_insert(value);
+        } else if is("Origin") {
+            self.origin.get_or_insert(value);
         } else if is("X-Tailscale-Challenge") {
             self.challenge.get_or_insert(value);
         } else if is("X-Forwarded-For") {
@@ -100,6 +119,7 @@ impl<'b> Head<'b> {
             for token in value.split(|&b| b == b',').map(<[u8]>::trim_ascii) {
                 self.close |= token.eq_ignore_ascii_case(b"close");
                 self.keep_alive |= token.eq_ignore_ascii_case(b"keep-alive");
+                self.connection_upgrade |= token.eq_ignore_ascii_case(b"upgrade");
             }
         } else if is("Content-Length") {
             self.take_length(value)?;

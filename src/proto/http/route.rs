@@ -3,7 +3,7 @@
 use super::debug::{Access, Page, access};
 use super::head::Head;
 use super::reply::Reply;
-use super::{HttpError, Site, Upgrade, Visitor, path};
+use super::{HttpError, Protocol, Site, Upgrade, Visitor, path, websocket};
 use crate::config::HomePage;
 
 pub(super) enum Routed {
@@ -42,14 +42,17 @@ pub(super) fn route(head: &Head<'_>, site: &Site, visitor: Visitor) -> Result<Ro
 /// Method, Connection header and HTTP version do not matter to the reference, and proxies garble them.
 fn derp(head: &Head<'_>) -> Routed {
     let upgrade = head.upgrade.unwrap_or_default().to_ascii_lowercase();
+    let not_ideal = head.ideal_node.is_some_and(|node| !node.is_empty());
     let over_websocket = head.websocket_protocol.is_some_and(|p| p.windows(4).any(|w| w == b"derp"));
     match &*upgrade {
-        b"websocket" if over_websocket => Routed::Reply(Reply::text(501, "DERP over WebSocket is not served here")),
-        b"derp" | b"websocket" => Routed::Upgrade(Upgrade {
-            fast_start: head.fast_start == Some(b"1"),
-            not_ideal: head.ideal_node.is_some_and(|node| !node.is_empty()),
-            http10: head.minor == 0,
-        }),
+        b"websocket" if over_websocket => match websocket::open(head) {
+            Ok(opening) => Routed::Upgrade(Upgrade { protocol: Protocol::WebSocket(opening), not_ideal }),
+            Err(reply) => Routed::Reply(reply),
+        },
+        b"derp" | b"websocket" => {
+            let fast_start = head.fast_start == Some(b"1");
+            Routed::Upgrade(Upgrade { protocol: Protocol::Derp { fast_start }, not_ideal })
+        }
         _ => Routed::Reply(Reply::text(426, "DERP requires connection upgrade")),
     }
 }

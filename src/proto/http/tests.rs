@@ -48,13 +48,14 @@ fn every_prefix_of_a_head_waits_for_more() {
 
 #[test]
 fn derp_upgrades_whatever_the_rest_says() {
-    let plain = Upgrade { fast_start: false, not_ideal: false, http10: false };
+    let derp = |fast_start, not_ideal| Upgrade { protocol: Protocol::Derp { fast_start }, not_ideal };
+    let plain = derp(false, false);
     assert_eq!(upgrade("Upgrade: DERP\r\n"), plain);
     assert_eq!(upgrade("upgrade: WebSocket\r\n"), plain);
     assert_eq!(upgrade("Upgrade: derp\r\nUpgrade: h2c\r\nContent-Length: 0\r\n"), plain);
-    assert_eq!(upgrade("Upgrade: derp\r\nDerp-Fast-Start: 1\r\n"), Upgrade { fast_start: true, ..plain });
+    assert_eq!(upgrade("Upgrade: derp\r\nDerp-Fast-Start: 1\r\n"), derp(true, false));
     assert_eq!(upgrade("Upgrade: derp\r\nDerp-Fast-Start: 11\r\n"), plain);
-    assert_eq!(upgrade("Upgrade: derp\r\nIdeal-Node: 1a\r\n"), Upgrade { not_ideal: true, ..plain });
+    assert_eq!(upgrade("Upgrade: derp\r\nIdeal-Node: 1a\r\n"), derp(false, true));
     assert_eq!(upgrade("Upgrade: derp\r\nIdeal-Node:\r\n"), plain);
     assert!(matches!(
         ask("POST /%64erp HTTP/1.0\r\nUpgrade: derp\r\n\r\n").unwrap().unwrap().action,
@@ -74,8 +75,14 @@ fn derp_without_a_fitting_upgrade_is_426() {
 
 #[test]
 fn websocket_with_the_derp_protocol_is_not_raw_derp() {
-    let request = "GET /derp HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nSec-WebSocket-Protocol: a, derp\r\n\r\n";
-    assert!(reply_at(request, &site(), false).0.starts_with("HTTP/1.1 501 "));
+    let protocol = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Protocol: a, derp\r\n";
+    let request = format!("GET /derp HTTP/1.1\r\nHost: h\r\n{protocol}\r\n");
+    assert!(reply_at(&request, &site(), false).0.starts_with("HTTP/1.1 400 "), "half a handshake");
+    let rest = "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nIdeal-Node: 1a\r\n";
+    let Upgrade { protocol: Protocol::WebSocket(opening), not_ideal } = upgrade(&format!("{protocol}{rest}")) else {
+        panic!("an upgrade to WebSocket");
+    };
+    assert_eq!((opening.subprotocol.as_deref(), not_ideal), (Some("derp"), true));
 }
 
 #[test]
