@@ -2,7 +2,8 @@
 //! this relay with both backends and with its sessions on one worker and on several.
 //!
 //! The suite needs the `go` command and, the first time, its modules. Without `go` these tests say so and pass, unless
-//! `DERPRING_REQUIRE_GO=1`; without io_uring the same goes for the uring ones and `DERPRING_REQUIRE_URING=1`.
+//! `DERPRING_REQUIRE_GO=1`; without io_uring the same goes for the uring ones and `DERPRING_REQUIRE_URING=1`; without
+//! Node, npm or Chromium those of the suite that need them are left out, unless `DERPRING_REQUIRE_TOOLS=1`.
 
 use std::{
     env, fs,
@@ -73,6 +74,7 @@ fn run(name: &str, tools: &Tools, configure: impl FnOnce(&mut Command)) {
         .current_dir(sources())
         .arg(format!("-test.timeout={}s", LIMIT_INSIDE.as_secs()))
         .env("INTEROP_DERPER", &tools.derper)
+        .env("INTEROP_CACHE", env!("CARGO_TARGET_TMPDIR"))
         .stdin(Stdio::null())
         .stdout(log.try_clone().expect("a descriptor can be duplicated"))
         .stderr(log);

@@ -66,7 +66,7 @@ const report = await judge({
   },
   'many frames in one message': () =>
     withSession(async (session, socket) => {
-      const packets = Array.from({ length: 100 }, (_, n) => noise(n, n * 5))
+      const packets = Array.from({ length: 30 }, (_, n) => noise(n, n * 15))
       socket.send(concat(...packets.map((data) => session.packet(session.publicKey, data))))
       for (const data of packets) await session.wantPacket(session.publicKey, data)
     }),

@@ -9,7 +9,10 @@
 //	INTEROP_BACKEND  derpring only: "uring" or "epoll"
 //	INTEROP_WORKERS  derpring only: number of workers
 //	INTEROP_DERPER   derper's binary, for tests that pass files between the two; built when needed and not given
+//	INTEROP_CACHE    a folder that keeps npm's packages between runs; without it they are downloaded
 //	INTEROP_PATIENCE how long to wait for what must happen; a relay that fails often is tried out faster with "2s"
+//
+// Tailscale's client speaks WebSocket only where it was built for it: go test -tags ts_debug_websockets.
 //
 // The names do not begin with DERPRING_, because the relay reads and checks every variable that does.
 package interop

@@ -21,6 +21,7 @@ const relayHost = "derp.test"
 type pki struct {
 	dir   string // holds derp.test.crt and derp.test.key
 	roots *x509.CertPool
+	root  *x509.Certificate
 	leaf  *x509.Certificate
 	inter *x509.Certificate
 }
@@ -54,7 +55,7 @@ func newPKI(dir string) (*pki, error) {
 	}
 	roots := x509.NewCertPool()
 	roots.AddCert(root)
-	return &pki{dir: dir, roots: roots, leaf: leaf, inter: inter}, nil
+	return &pki{dir: dir, roots: roots, root: root, leaf: leaf, inter: inter}, nil
 }
 
 // issue makes a certificate authority, or the leaf if name is relayHost. Without a parent it signs itself.

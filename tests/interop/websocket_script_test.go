@@ -4,11 +4,10 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/base64"
-	"encoding/hex"
 	"encoding/json"
-	"encoding/pem"
+	"errors"
 	"fmt"
-	"io"
+	"io/fs"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -17,9 +16,11 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
+	"syscall"
 	"testing"
 	"time"
+
+	"tailscale.com/derp"
 )
 
 // browserDir holds what runs in Node and in a browser.
@@ -101,7 +102,7 @@ func TestWebSocketBrowser(t *testing.T) {
 		server := httptest.NewServer(pages)
 		defer server.Close()
 
-		query := url.Values{"relay": {strings.TrimSuffix(r.url(""), "/")}, "limit": {messageLimit()}, "peer": {rawHex(bob)}}
+		query := url.Values{"relay": {strings.TrimSuffix(r.url(""), "/")}, "limit": {messageLimit()}, "peer": {bob.public.UntypedHexString()}}
 		pin := sha256.Sum256(scratch.pki.leaf.RawSubjectPublicKeyInfo)
 		var output tail
 		cmd := exec.Command(browser, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
@@ -126,4 +127,108 @@ func TestWebSocketBrowser(t *testing.T) {
 			t.Fatalf("no report from the page; the browser says:\n%s", output.since(0))
 		}
 	})
+}
+
+// echoWithPage sends packets to whoever said hello, which returns them.
+func echoWithPage(t *testing.T, bob *peer, hello derp.ReceivedMessage) {
+	t.Helper()
+	first, ok := hello.(derp.ReceivedPacket)
+	if !ok || string(first.Data) != "Hello from a page" {
+		t.Fatalf("got %s; want a greeting from the page", describe(hello))
+	}
+	for n, size := range []int{1, 100, 1400, 16 << 10, 30000, 60 << 10, maxPacket} {
+		if size > 32000 && testingReference() {
+			continue // derper takes no message of more than 32768 bytes
+		}
+		data := packet(8, uint64(n), size)
+		bob.send(first.Source, data)
+		bob.wantPacket(first.Source, data)
+	}
+	bob.send(first.Source, []byte("Farewell"))
+	bob.wantGone(first.Source, derp.PeerGoneReasonDisconnected)
+}
+
+// tool is where a program is that CI has and a developer may not have.
+func tool(t *testing.T, name string) string {
+	t.Helper()
+	path, err := exec.LookPath(name)
+	if err != nil {
+		missing(t, fmt.Sprintf("there is no %s: %v", name, err))
+	}
+	return path
+}
+
+// missing leaves a test out for want of a tool, except where all tools are required.
+func missing(t *testing.T, reason string) {
+	t.Helper()
+	if os.Getenv("DERPRING_REQUIRE_TOOLS") == "1" {
+		t.Fatalf("%s, and DERPRING_REQUIRE_TOOLS=1", reason)
+	}
+	leaveOut(t, reason)
+}
+
+// nodeModules is a folder with what is in browserDir and the packages that its lockfile names.
+func nodeModules(t *testing.T) string {
+	t.Helper()
+	npm := tool(t, "npm")
+	dir, err := installModules(npm)
+	if err != nil {
+		missing(t, err.Error())
+	}
+	return dir
+}
+
+// installModules keeps what it has downloaded where INTEROP_CACHE says, for the runs to come, under the lockfile's hash.
+func installModules(npm string) (string, error) {
+	lock, err := os.ReadFile(filepath.Join(browserDir, "package-lock.json"))
+	if err != nil {
+		return "", err
+	}
+	dir := filepath.Join(scratch.dir, "browser")
+	if err := os.CopyFS(dir, os.DirFS(browserDir)); errors.Is(err, fs.ErrExist) {
+		return dir, nil // by an earlier test of this run
+	} else if err != nil {
+		return "", err
+	}
+	if err := os.WriteFile(filepath.Join(dir, "root.pem"), pemBlock("CERTIFICATE", scratch.pki.root.Raw), 0o644); err != nil {
+		return "", err
+	}
+	hash := sha256.Sum256(lock)
+	kept := filepath.Join(envOr("INTEROP_CACHE", scratch.dir), fmt.Sprintf("node_modules-%x", hash[:8]))
+	if _, err := os.Stat(kept); err != nil {
+		cmd := exec.Command(npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund")
+		cmd.Dir = dir
+		if output, err := cmd.CombinedOutput(); err != nil {
+			os.RemoveAll(dir)
+			return "", fmt.Errorf("npm ci: %v\n%s", err, output)
+		}
+		// Another run may have been faster, with the same.
+		if err := os.Rename(filepath.Join(dir, "node_modules"), kept); err != nil && !errors.Is(err, fs.ErrExist) {
+			return "", err
+		}
+		os.RemoveAll(filepath.Join(dir, "node_modules"))
+	}
+	return dir, os.Symlink(kept, filepath.Join(dir, "node_modules"))
+}
+
+// startGroup starts a program that has children of its own; the function that it returns ends all of them.
+func startGroup(t *testing.T, cmd *exec.Cmd) func() {
+	t.Helper()
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	if err := startBound(cmd); err != nil {
+		t.Fatal(err)
+	}
+	return func() {
+		syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+		cmd.Wait()
+	}
+}
+
+// runBound runs a program to its end, which has to come within the limit.
+func runBound(t *testing.T, cmd *exec.Cmd, limit time.Duration) error {
+	t.Helper()
+	kill := startGroup(t, cmd)
+	late := time.AfterFunc(limit, kill)
+	defer late.Stop()
+	return cmd.Wait()
 }
