@@ -448,6 +448,11 @@ func wsClosings() (cases []wsCase) {
 	add("7.3.2", "a Close of one byte", violated, end("a"))
 	add("7.3.4", "a Close with a reason", closed, end("\x03\xe8Hello World!"))
 	add("7.3.5", "a Close with a reason of 123 bytes", closed, end("\x03\xe8"+strings.Repeat("*", 123)))
+	cases = append(cases, wsCase{
+		autobahn: "7.5.1", section: "5.5.1, 8.1", about: "a Close with a reason that is not UTF-8",
+		want: []string{"close(1007) end", "close(1002) end"}, send: end("\x03\xe8\xce\xba\xed\xa0\x80"),
+		differs: politely, derper: closed,
+	})
 	add("7.3.6", "a Close with a reason of 124 bytes", violatedAmidst, end("\x03\xe8"+strings.Repeat("*", 124)))
 	for _, code := range []int{1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 3000, 3999, 4000, 4999} {
 		add("7.7", fmt.Sprintf("a Close with code %d", code), []string{fmt.Sprintf("close(%d) end", code), "close(1000) end"},

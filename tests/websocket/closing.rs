@@ -1,0 +1,149 @@
+//! How a WebSocket ends, and what each side is told.
+
+use rustix::process::Signal;
+use tungstenite::Message;
+
+use crate::judge::{Heard, Judge, relays};
+use crate::relay_support::frames::*;
+use crate::relay_support::ground::on_workers;
+use crate::relay_support::*;
+
+const LIMIT: usize = 128 * 1024;
+
+/// The code comes back, and whoever had heard of the client hears of its end.
+fn a_client_that_closes_is_answered(ground: Ground) {
+    for (relay, modes) in &relays(ground, &[]) {
+        for mode in *modes {
+            let mut bob = visit(relay).mode(*mode).log_in();
+            for code in [1000, 1001, 3000, 4999] {
+                let mut alice = Judge::log_in(relay, *mode);
+                alice.send_to(&bob.public(), b"Hello");
+                bob.expect(&recv_packet(&alice.public(), b"Hello"));
+                alice.close(code);
+                assert_eq!(alice.next(), Heard::Close(Some(code)));
+                assert_eq!(alice.next(), Heard::End { clean: true });
+                bob.expect(&peer_gone(&alice.public(), DISCONNECTED));
+            }
+        }
+    }
+}
+
+/// Its own Close comes behind what the relay had for it.
+fn what_waits_is_sent_before_the_close(ground: Ground) {
+    for (relay, modes) in &relays(ground, &[]) {
+        for mode in *modes {
+            let mut alice = Judge::log_in(relay, *mode);
+            let me = alice.public();
+            let all: Vec<u8> = (0..20).flat_map(|n| send_packet(&me, &noise(n, 1000))).collect();
+            alice.send(&all);
+            for n in 0..20 {
+                alice.expect(&recv_packet(&me, &noise(n, 1000)));
+            }
+            alice.close(1000);
+            alice.expect_close(1000);
+        }
+    }
+}
+
+fn violations_are_named(ground: Ground) {
+    for (relay, modes) in &relays(ground, &[]) {
+        for mode in *modes {
+            let mut bob = visit(relay).mode(*mode).log_in();
+            let mut greeted = || {
+                let mut alice = Judge::log_in(relay, *mode);
+                alice.send_to(&bob.public(), b"Hello");
+                bob.expect(&recv_packet(&alice.public(), b"Hello"));
+                alice
+            };
+            let mut text = greeted();
+            text.ws.send(Message::text("Hello")).unwrap();
+            text.expect_close(1003);
+            let mut nothing_to_continue = greeted();
+            nothing_to_continue.send_fragment(b"end of what?", false, true);
+            nothing_to_continue.expect_close(1002);
+            let mut begun_twice = greeted();
+            begun_twice.send_fragment(b"", true, false);
+            begun_twice.send_fragment(b"", true, false);
+            begun_twice.expect_close(1002);
+            let gone = [&text, &nothing_to_continue, &begun_twice].map(Judge::public);
+            for one in gone {
+                bob.expect(&peer_gone(&one, DISCONNECTED));
+            }
+        }
+    }
+}
+
+/// The limit is on the whole message. More is on its way when the relay hangs up, so that its Close may be lost to a reset.
+fn messages_have_a_limit(ground: Ground) {
+    for (relay, modes) in &relays(ground, &[]) {
+        for mode in *modes {
+            let mut alice = Judge::log_in(relay, *mode);
+            let unknown = |len: usize| frame(0x77, &[&vec![0; len - 5]]);
+            alice.send(&unknown(LIMIT));
+            for (n, part) in unknown(LIMIT).chunks(LIMIT / 4).enumerate() {
+                alice.send_fragment(part, n == 0, n == 3);
+            }
+            alice.expect_quiet();
+            for first in [LIMIT, 1] {
+                let mut alice = Judge::log_in(relay, *mode);
+                alice.send_fragment(&unknown(LIMIT + 1)[..first], true, false);
+                // The relay may be gone before all of it is sent.
+                let rest = vec![0; LIMIT + 1 - first];
+                let rest = tungstenite::protocol::frame::Frame::message(
+                    rest,
+                    tungstenite::protocol::frame::coding::OpCode::Data(
+                        tungstenite::protocol::frame::coding::Data::Continue,
+                    ),
+                    true,
+                );
+                let _ = alice.ws.send(Message::Frame(rest));
+                match alice.next() {
+                    Heard::Close(code) => assert_eq!(code, Some(1009)),
+                    Heard::End { clean } => assert!(!clean),
+                    other => panic!("expected the end, got {other:?}"),
+                }
+            }
+        }
+    }
+}
+
+fn a_relay_that_stops_goes_away(ground: Ground) {
+    for (mut relay, modes) in relays(ground, &[]) {
+        let mut judges: Vec<_> =
+            modes.iter().flat_map(|mode| [*mode; 4]).map(|mode| Judge::log_in(&relay, mode)).collect();
+        // In the middle of a message, which never ends.
+        judges[0].send_fragment(b"\x77\x00\x00", true, false);
+        judges[1].expect_quiet();
+        relay.signal(Signal::TERM);
+        for judge in &mut judges {
+            let told = judge.frame();
+            assert_eq!((told.kind, told.payload.len()), (RESTARTING, 8), "expected Restarting, got {told:?}");
+            judge.expect_close(1001);
+        }
+        assert!(relay.wait().success());
+    }
+}
+
+fn a_closed_peer_is_told(ground: Ground) {
+    let key = "ab".repeat(32);
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("mesh.key");
+    std::fs::write(&file, &key).unwrap();
+    for (relay, modes) in &relays(ground, &[&format!("--mesh-key-file={}", file.display())]) {
+        for mode in *modes {
+            let mut mesh = visit(relay).mode(*mode).mesh(&key).log_in();
+            let mut alice = Judge::log_in(relay, *mode);
+            mesh.send(&close_peer(&alice.public()));
+            alice.expect_close(1000);
+        }
+    }
+}
+
+on_workers!(
+    a_client_that_closes_is_answered,
+    what_waits_is_sent_before_the_close,
+    violations_are_named,
+    messages_have_a_limit,
+    a_relay_that_stops_goes_away,
+    a_closed_peer_is_told,
+);
