@@ -115,6 +115,7 @@ fn counted(f: impl FnOnce()) -> u64 {
 #[derive(Clone, Copy)]
 struct Scenario {
     tls: bool,
+    websocket: bool,
     /// Sender and receiver are not on the same worker.
     across: bool,
     /// Payload bytes of the packets; they take turns.
@@ -140,6 +141,7 @@ const PLENTY: Bounds = Bounds { packets: 512, bytes: 4 << 20, packets_min: 32 };
 
 const USUAL: Scenario = Scenario {
     tls: false,
+    websocket: false,
     across: false,
     lens: &[1400],
     burst: 32,
@@ -169,6 +171,7 @@ impl Scenario {
         const ROUNDS: u64 = 25;
         const PACKETS: u64 = 4_000;
         let mut bed = Bed::new(2, self.bounds, self.chunks_max);
+        bed.websockets = self.websocket;
         let mut flows = self.flows(&mut bed);
         // The first look at each session's round-trip time; the next ones come after the end of this test.
         bed.advance(Duration::from_secs(1));
@@ -191,8 +194,9 @@ impl Scenario {
         assert_eq!(
             allocations,
             0,
-            "TLS {}, across workers {}: allocations in {rounds} rounds of {came} packets; the first of them:\n{}",
+            "TLS {}, WebSocket {}, across workers {}: allocations in {rounds} rounds of {came} packets; first:\n{}",
             self.tls,
+            self.websocket,
             self.across,
             STACKS.take().join("\n")
         );
@@ -291,6 +295,13 @@ fn small_packets() {
 #[test]
 fn packets_of_64_kib() {
     Scenario { lens: &[65536], burst: 3, ..USUAL }.everywhere();
+}
+
+/// Messages are cut where the client likes, which is inside of frames.
+#[test]
+fn packets_in_messages() {
+    Scenario { websocket: true, ..USUAL }.everywhere();
+    Scenario { websocket: true, lens: &[65536, 100], burst: 6, piece: 3001, ..USUAL }.everywhere();
 }
 
 /// More in one turn than a session may send in one.

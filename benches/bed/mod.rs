@@ -4,6 +4,7 @@
 //! and at nothing that clients do.
 
 pub mod tls;
+mod websocket;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +16,7 @@ use derpring::tls::{Flow, Transport};
 use derpring::worker::bridge::{Command, Handover, Identity};
 use derpring::worker::egress::Bounds;
 use derpring::worker::{Common, Settings, Worker, mailbox};
+use websocket::Messages;
 
 /// What every client is told first; only that it comes matters.
 const GREETING: [u8; HEADER_LEN] = header(kind::SERVER_INFO, 0);
@@ -23,6 +25,8 @@ pub struct Bed {
     net: Net,
     common: Arc<Common<SimSocket>>,
     pub workers: Vec<Worker<Sim>>,
+    /// Clients come through a WebSocket from now on.
+    pub websockets: bool,
     peers: u16,
 }
 
@@ -41,7 +45,7 @@ impl Bed {
             seed: 1,
         };
         let worker = |me| Worker::new(net.driver(), me, settings.clone(), common.clone());
-        Self { workers: (0..workers).map(worker).collect(), net, common, peers: 0 }
+        Self { workers: (0..workers).map(worker).collect(), net, common, websockets: false, peers: 0 }
     }
 
     /// A client of `worker` that has logged in. The network holds `room` bytes on the way to it.
@@ -57,11 +61,19 @@ impl Bed {
             wire_in: Vec::new(),
             plain_in: Vec::new(),
             greeting: GREETING.to_vec(),
-            identity: Identity { key, address: None, mesh: false, prober: false, not_ideal: false, websocket: false },
-            websocket: None,
+            identity: Identity {
+                key,
+                address: None,
+                mesh: false,
+                prober: false,
+                not_ideal: false,
+                websocket: self.websockets,
+            },
+            websocket: self.websockets.then(Box::default),
         };
         assert!(self.common.commands[worker].push(Command::Adopt(Box::new(handover))).is_ok());
-        let mut peer = Peer { key, end, transport: theirs, wire: Vec::new(), plain: Vec::new() };
+        let messages = self.websockets.then(Messages::default);
+        let mut peer = Peer { key, end, transport: theirs, wire: Vec::new(), plain: Vec::new(), messages };
         // The login goes round all workers and comes back before the session opens.
         for _ in 0..3 {
             self.turn_all();
@@ -99,19 +111,28 @@ pub struct Peer {
     transport: Transport,
     wire: Vec<u8>,
     plain: Vec<u8>,
+    messages: Option<Messages>,
 }
 
 impl Peer {
     /// Appends `plain` to `wire` as it goes over the network, in records as large as they may be.
     pub fn seal(&mut self, plain: &[u8], wire: &mut Vec<u8>) {
-        self.transport.seal_into(plain, wire).expect("the client's records");
+        let sealed = match &mut self.messages {
+            Some(messages) => self.transport.seal_into(messages.wrap(plain), wire),
+            None => self.transport.seal_into(plain, wire),
+        };
+        sealed.expect("the client's records");
     }
 
     /// Takes what has come, and returns all that has not been consumed.
     pub fn read(&mut self) -> &[u8] {
         self.end.read(usize::MAX, &mut self.wire);
-        let flow = self.transport.open_into(&mut self.wire, &mut self.plain);
+        let opened = self.messages.as_mut().map_or(&mut self.plain, |messages| &mut messages.opened);
+        let flow = self.transport.open_into(&mut self.wire, opened);
         assert_eq!(flow, Ok(Flow::Open), "the relay's records");
+        if let Some(messages) = &mut self.messages {
+            messages.unwrap(&mut self.plain);
+        }
         &self.plain
     }
 

@@ -4,18 +4,20 @@
 mod deframe;
 mod text;
 mod tls;
+mod websocket;
 mod worker;
 
 pub use deframe::deframe;
 pub use text::{client_info, go_flags, http_head, key_file};
 pub use tls::{handshake, record, tls12};
+pub use websocket::websocket;
 pub use worker::worker;
 
 /// A target takes any bytes, and panics when something is wrong with the product.
 pub type Target = fn(&[u8]);
 
 /// Every target under the name of its corpus.
-pub const TARGETS: [(&str, Target); 9] = [
+pub const TARGETS: [(&str, Target); 10] = [
     ("client_info", client_info),
     ("deframe", deframe),
     ("go_flags", go_flags),
@@ -24,6 +26,7 @@ pub const TARGETS: [(&str, Target); 9] = [
     ("key_file", key_file),
     ("record", record),
     ("tls12", tls12),
+    ("websocket", websocket),
     ("worker", worker),
 ];
 
