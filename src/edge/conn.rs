@@ -205,6 +205,8 @@ async fn login<H: Host>(edge: &Edge<H>, wire: &mut Wire<H::Stream>, upgrade: &Up
         }
         wire.fill().await?;
     };
+    // A ping may have come in front of it, and its pong is sealed: whatever the worker seals has to follow it.
+    wire.flush().await?;
     let login = match keys.open(&wire.plain_in[HEADER_LEN..end]) {
         Ok(login) => login,
         Err(error) => return Err(bad_login(wire, error).await),

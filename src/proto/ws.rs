@@ -35,6 +35,8 @@ pub enum CloseCode {
     ProtocolError = 1002,
     /// A text message.
     Unsupported = 1003,
+    /// A reason that is not UTF-8.
+    InvalidPayload = 1007,
     /// The client chose no subprotocol that we speak.
     PolicyViolation = 1008,
     TooBig = 1009,
@@ -248,9 +250,10 @@ impl Unframer {
             }
             opcode::CLOSE => Some(match payload {
                 [] => Step::Closed { code: None },
-                [a, b, ..] if is_close_code(u16::from_be_bytes([*a, *b])) => {
-                    Step::Closed { code: Some(u16::from_be_bytes([*a, *b])) }
-                }
+                [a, b, reason @ ..] if is_close_code(u16::from_be_bytes([*a, *b])) => match str::from_utf8(reason) {
+                    Ok(_) => Step::Closed { code: Some(u16::from_be_bytes([*a, *b])) },
+                    Err(_) => Step::Forbidden(CloseCode::InvalidPayload),
+                },
                 _ => Step::Forbidden(CloseCode::ProtocolError),
             }),
             _ => None,

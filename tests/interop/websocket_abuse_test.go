@@ -26,7 +26,6 @@ func (w *wsConn) wantEnded() {
 // TestWebSocketHeldOpen: whoever does not answer a Close frame does not keep the connection.
 func TestWebSocketHeldOpen(t *testing.T) {
 	skipReference(t, "waits five seconds for an answer, and after a message that is too large for ever")
-	onlyReference(t, "WebSocket is not built yet")
 	overTransports(t, plainAndTLS, func(t *testing.T, r *relay, tr transport) {
 		for _, c := range []struct {
 			name  string
@@ -57,7 +56,6 @@ func TestWebSocketHeldOpen(t *testing.T) {
 
 // TestWebSocketHalves: a client that disappears at any byte of a frame is gone for its peers, and takes nobody with it.
 func TestWebSocketHalves(t *testing.T) {
-	onlyReference(t, "WebSocket is not built yet")
 	overTransports(t, plainAndTLS, func(t *testing.T, r *relay, tr transport) {
 		bob := join(t, r, tr, "bob")
 		long := wsFrame{opcode: opBinary, payload: make([]byte, 70000)}.bytes()
@@ -79,7 +77,6 @@ func TestWebSocketHalves(t *testing.T) {
 
 // TestWebSocketSlowly: the upgrade, the login and packets arrive byte by byte.
 func TestWebSocketSlowly(t *testing.T) {
-	onlyReference(t, "WebSocket is not built yet")
 	overTransports(t, plainAndTLS, func(t *testing.T, r *relay, tr transport) {
 		w := wsRequest(t, r, tr, wsHandshake(relayHost, wsProtocol))
 		w.wantUpgraded("derp")
@@ -99,7 +96,6 @@ func TestWebSocketSlowly(t *testing.T) {
 // TestWebSocketStalledReceiver: one that does not read costs nobody else anything, and what it finds when it reads at last is
 // whole messages with whole packets in order, though much may be missing.
 func TestWebSocketStalledReceiver(t *testing.T) {
-	onlyReference(t, "WebSocket is not built yet")
 	overTransports(t, plainAndTLS, func(t *testing.T, r *relay, tr transport) {
 		alice, bob, flooder := join(t, r, tr, "alice"), join(t, r, tr, "bob"), join(t, r, tr, "flooder")
 		stalled := wsLogin(t, r, tr)
@@ -153,7 +149,6 @@ func TestWebSocketStalledReceiver(t *testing.T) {
 // TestWebSocketPingFlood: whoever pings and takes no pongs is not owed all of them. The relay's memory stays, and others are
 // served.
 func TestWebSocketPingFlood(t *testing.T) {
-	onlyReference(t, "WebSocket is not built yet")
 	overTransports(t, plainAndTLS, func(t *testing.T, r *relay, tr transport) {
 		for _, loggedIn := range []bool{false, true} {
 			t.Run(fmt.Sprintf("logged in %v", loggedIn), func(t *testing.T) {
@@ -197,7 +192,6 @@ func TestWebSocketPingFlood(t *testing.T) {
 
 // TestWebSocketEmptyFlood: frames that carry nothing never become more than that.
 func TestWebSocketEmptyFlood(t *testing.T) {
-	onlyReference(t, "WebSocket is not built yet")
 	overTransports(t, plainAndTLS, func(t *testing.T, r *relay, tr transport) {
 		alice, bob := join(t, r, tr, "alice"), join(t, r, tr, "bob")
 		w := wsLogin(t, r, tr)
@@ -231,7 +225,6 @@ func TestWebSocketEmptyFlood(t *testing.T) {
 
 // TestWebSocketSilence: who upgrades and says nothing of DERP is gone in good time, pings or not.
 func TestWebSocketSilence(t *testing.T) {
-	onlyReference(t, "WebSocket is not built yet")
 	t.Parallel() // it mostly waits
 	r := startRelay(t, relaySpec{})
 	for _, pings := range []bool{false, true} {
@@ -266,7 +259,6 @@ func TestWebSocketSilence(t *testing.T) {
 
 // TestWebSocketFin: the end of the TCP stream is the end, with or without a Close frame before it.
 func TestWebSocketFin(t *testing.T) {
-	onlyReference(t, "WebSocket is not built yet")
 	r := sharedRelay(t, false)
 	bob := join(t, r, plain, "bob")
 	for _, farewell := range [][]byte{nil, wsCloseFrame(1001, "tab closed")} {

@@ -67,7 +67,6 @@ func small(size int) bool { return size <= 32000 || !testingReference() }
 
 // TestWebSocketTailscale: packets of every size between clients in WebSockets, and between them and others.
 func TestWebSocketTailscale(t *testing.T) {
-	onlyReference(t, "WebSocket is not built yet")
 	overTransports(t, []transport{plain, tls13, tls12}, func(t *testing.T, r *relay, tr transport) {
 		alice, carol := joinBrowser(t, r, tr, "alice"), joinBrowser(t, r, tr, "carol")
 		bob := join(t, r, tr, "bob")
@@ -106,7 +105,6 @@ func TestWebSocketTailscale(t *testing.T) {
 
 // TestWebSocketMesh: a watcher in a WebSocket hears of everybody, and may end one, whose client is told in WebSocket's words.
 func TestWebSocketMesh(t *testing.T) {
-	onlyReference(t, "WebSocket is not built yet")
 	overTransports(t, plainAndTLS, func(t *testing.T, r *relay, tr transport) {
 		watcher := wsDial(t, r, tr)
 		watcher.wantServerKey()
@@ -144,7 +142,6 @@ func (w *wsConn) seek(kind derp.FrameType, about key.NodePublic) {
 
 // TestWebSocketDuplicate: one key inside and outside of a WebSocket is one client, and the newest connection gets the packets.
 func TestWebSocketDuplicate(t *testing.T) {
-	onlyReference(t, "WebSocket is not built yet")
 	r := sharedRelay(t, false)
 	bob, private := join(t, r, plain, "bob"), key.NewNode()
 	outside := join(t, r, plain, "outside", withDisputedKey(private))
@@ -161,7 +158,6 @@ func TestWebSocketDuplicate(t *testing.T) {
 // TestWebSocketRestart: at the end of the relay a client hears Restarting, and then that the relay goes away.
 func TestWebSocketRestart(t *testing.T) {
 	skipReference(t, "ends at once and never sends Restarting")
-	onlyReference(t, "WebSocket is not built yet")
 	for _, tr := range []transport{plain, tls13, tls12} {
 		t.Run(tr.name, func(t *testing.T) {
 			r := startRelay(t, relaySpec{tls: tr.tls})

@@ -56,7 +56,6 @@ func messageLimit() string {
 
 // TestWebSocketNode: Node's ws library is the client of many programs, and a strict one.
 func TestWebSocketNode(t *testing.T) {
-	onlyReference(t, "WebSocket is not built yet")
 	node, modules := tool(t, "node"), nodeModules(t)
 	overTransports(t, []transport{plain, tls13, tls12}, func(t *testing.T, r *relay, tr transport) {
 		args := []string{filepath.Join(modules, "node.js"), strings.Replace(r.url("/derp"), "http", "ws", 1), "--address", "127.0.0.1",
@@ -82,7 +81,6 @@ func TestWebSocketNode(t *testing.T) {
 // TestWebSocketBrowser: a page in a real browser logs in, echoes packets to itself and to a peer outside, and measures as a
 // page that looks for the nearest relay does.
 func TestWebSocketBrowser(t *testing.T) {
-	onlyReference(t, "WebSocket is not built yet")
 	browser, modules := tool(t, "chromium"), nodeModules(t)
 	overTransports(t, plainAndTLS, func(t *testing.T, r *relay, tr transport) {
 		bob := join(t, r, tr, "bob")

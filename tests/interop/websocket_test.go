@@ -15,7 +15,6 @@ import (
 // TestWebSocket: browsers speak DERP inside WebSocket messages, whose borders mean nothing. The peer on the other side does
 // not notice.
 func TestWebSocket(t *testing.T) {
-	onlyReference(t, "WebSocket is not built yet: its upgrade is answered with 501")
 	overTransports(t, []transport{plain, tls13, tls12}, func(t *testing.T, r *relay, tr transport) {
 		bob := join(t, r, tr, "bob")
 		private := key.NewNode()
@@ -56,7 +55,6 @@ func TestWebSocket(t *testing.T) {
 
 // TestWebSocketMessages: frames cut into messages anywhere, and several frames in one message.
 func TestWebSocketMessages(t *testing.T) {
-	onlyReference(t, "WebSocket is not built yet")
 	r := sharedRelay(t, false)
 	bob := join(t, r, plain, "bob")
 	conn := dialWebSocket(t, r, plain)

@@ -25,7 +25,6 @@ func upgrading(start string, lines ...string) string {
 // TestWebSocketUpgrade: which requests become a WebSocket (RFC 6455, section 4.2.1), which fall through to raw DERP, as those
 // of clients from before WebSockets do, and which get an error that says what is missing.
 func TestWebSocketUpgrade(t *testing.T) {
-	onlyReference(t, "WebSocket is not built yet")
 	const get, up, conn = "GET /derp HTTP/1.1", "Upgrade: websocket", "Connection: Upgrade"
 	for _, c := range []struct {
 		name    string
@@ -46,6 +45,7 @@ func TestWebSocketUpgrade(t *testing.T) {
 		{"origin with a port", upgrading(get, up, conn, wsVersion, wsKeyLine, wsProtocol, "Origin: http://localhost:8000"), 101, ""},
 		{"query", upgrading("GET /derp?region=1 HTTP/1.1", up, conn, wsVersion, wsKeyLine, wsProtocol), 101, ""},
 		{"fast start", upgrading(get, up, conn, wsVersion, wsKeyLine, wsProtocol, "Derp-Fast-Start: 1"), 101, ""},
+		{"origin that is no URL", upgrading(get, up, conn, wsVersion, wsKeyLine, wsProtocol, "Origin: http://[::1"), 403, ""},
 		{"no Connection", upgrading(get, up, wsVersion, wsKeyLine, wsProtocol), 426, "Upgrade: websocket"},
 		{"another Connection", upgrading(get, up, "Connection: keep-alive", wsVersion, wsKeyLine, wsProtocol), 426, "Connection: Upgrade"},
 		{"HTTP/1.0", upgrading("GET /derp HTTP/1.0", up, conn, wsVersion, wsKeyLine, wsProtocol), 426, ""},
@@ -91,7 +91,6 @@ func TestWebSocketUpgrade(t *testing.T) {
 
 // TestWebSocketRefusedAfterUpgrade: who names protocols of which one looks like ours is upgraded, and then told.
 func TestWebSocketRefusedAfterUpgrade(t *testing.T) {
-	onlyReference(t, "WebSocket is not built yet")
 	for _, protocols := range []string{"derpx", "chat, derp2", "xderp"} {
 		t.Run(protocols, func(t *testing.T) {
 			overTransports(t, plainAndTLS, func(t *testing.T, r *relay, tr transport) {
@@ -105,7 +104,6 @@ func TestWebSocketRefusedAfterUpgrade(t *testing.T) {
 
 // TestWebSocketEarly: bytes behind the request, in the same write, are the WebSocket's.
 func TestWebSocketEarly(t *testing.T) {
-	onlyReference(t, "WebSocket is not built yet")
 	overTransports(t, plainAndTLS, func(t *testing.T, r *relay, tr transport) {
 		// Its key is asked first, as ClientInfo is sealed for it.
 		known := wsLogin(t, r, tr)
@@ -140,7 +138,6 @@ func TestWebSocketEarly(t *testing.T) {
 // TestWebSocketIdealNode: a client that had to take another relay says so in the same header on every path.
 func TestWebSocketIdealNode(t *testing.T) {
 	skipReference(t, "does not look at Ideal-Node of a WebSocket")
-	onlyReference(t, "WebSocket is not built yet")
 	r := sharedRelay(t, false)
 	watcher := join(t, r, plain, "watcher", watching())
 	for _, c := range []struct {

@@ -38,7 +38,7 @@ pub(super) fn open(head: &Head<'_>) -> Result<Opening, Reply> {
     }
     if !head.connection_upgrade {
         let reply = Reply::text(426, "WebSocket needs the header Connection: Upgrade");
-        return Err(reply.header("Upgrade", "websocket"));
+        return Err(reply.header("Upgrade", "websocket").header("Connection", "Upgrade"));
     }
     if head.method != "GET" {
         return Err(Reply::text(405, "WebSocket needs the method GET"));

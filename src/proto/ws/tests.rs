@@ -73,7 +73,7 @@ fn payload_comes_out_however_it_is_cut() {
 
 #[test]
 fn a_client_that_breaks_the_rules_is_told_which() {
-    use CloseCode::{ProtocolError, TooBig, Unsupported};
+    use CloseCode::{InvalidPayload, ProtocolError, TooBig, Unsupported};
     let fragmented = |then: Vec<u8>| [client(0x02, b"begin"), then].concat();
     for (input, code, what) in [
         (client(0x81, b"text"), Unsupported, "text"),
@@ -91,6 +91,7 @@ fn a_client_that_breaks_the_rules_is_told_which() {
         (client(0x89, &[0; 126]), ProtocolError, "a long ping"),
         (client(0x88, &[0; 126]), ProtocolError, "a long close"),
         (client(0x88, &[3]), ProtocolError, "half a close code"),
+        (client(0x88, b"\x03\xe8\xed\xa0\x80"), InvalidPayload, "a reason that is not UTF-8"),
         (client(0x88, &999_u16.to_be_bytes()), ProtocolError, "close code 999"),
         (client(0x88, &1005_u16.to_be_bytes()), ProtocolError, "close code 1005"),
         (client(0x88, &1006_u16.to_be_bytes()), ProtocolError, "close code 1006"),
