@@ -146,6 +146,51 @@ func TestWebSocketStalledReceiver(t *testing.T) {
 	})
 }
 
+// TestWebSocketWordsAmidBacklog: pongs, and at last a Close, never get into the middle of what a client was slow to read.
+func TestWebSocketWordsAmidBacklog(t *testing.T) {
+	overTransports(t, plainAndTLS, func(t *testing.T, r *relay, tr transport) {
+		flooder, stalled := join(t, r, tr, "flooder"), wsLogin(t, r, tr)
+		const total = 600
+		for n := range uint64(total) {
+			flooder.send(stalled.public, packet(1, n, 30000))
+			if n%50 == 0 {
+				stalled.write(wsPing(fmt.Sprintf("ping %d", n/50)))
+			}
+		}
+		stalled.write(wsFrame{opcode: opText, payload: []byte("Hello")}.bytes())
+		last, lastPong := int64(-1), -1
+		for {
+			e := stalled.event()
+			switch {
+			case e.ended:
+				// Where the socket was full, without a word.
+				if last < 0 {
+					t.Fatal("not one packet arrived")
+				}
+				return
+			case e.opcode == opPong:
+				var number int
+				if _, err := fmt.Sscanf(string(e.payload), "ping %d", &number); err != nil || number <= lastPong {
+					t.Fatalf("%v behind pong %d", e, lastPong)
+				}
+				lastPong = number
+			case e.opcode == opClose:
+				if got := e.String(); got != "close(1003)" {
+					t.Fatalf("got %s", got)
+				}
+			case e.opcode != opBinary || e.kind != derp.FrameRecvPacket:
+				t.Fatalf("got %v; want packets", e)
+			default:
+				_, number, err := stamp(e.payload[derp.KeyLen:])
+				if err != nil || int64(number) <= last {
+					t.Fatalf("packet %d behind packet %d: %v", number, last, err)
+				}
+				last = int64(number)
+			}
+		}
+	})
+}
+
 // TestWebSocketPingFlood: whoever pings and takes no pongs is not owed all of them. The relay's memory stays, and others are
 // served.
 func TestWebSocketPingFlood(t *testing.T) {

@@ -102,6 +102,28 @@ func TestWebSocketRefusedAfterUpgrade(t *testing.T) {
 	}
 }
 
+// TestWebSocketBehindRequests: a connection that has been used for other things may still become a WebSocket.
+func TestWebSocketBehindRequests(t *testing.T) {
+	overTransports(t, plainAndTLS, func(t *testing.T, r *relay, tr transport) {
+		probe := upgrading("GET /derp/probe HTTP/1.1")
+		w := wsRequest(t, r, tr, probe+probe+wsHandshake(relayHost, wsProtocol))
+		for range 2 {
+			if w.head.StatusCode != http.StatusOK {
+				t.Fatalf("/derp/probe is answered with %s", w.head.Status)
+			}
+			io.Copy(io.Discard, w.head.Body)
+			var err error
+			if w.head, err = http.ReadResponse(w.reader, nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+		w.wantUpgraded("derp")
+		w.wantServerKey()
+		w.login()
+		w.wantAlive()
+	})
+}
+
 // TestWebSocketEarly: bytes behind the request, in the same write, are the WebSocket's.
 func TestWebSocketEarly(t *testing.T) {
 	overTransports(t, plainAndTLS, func(t *testing.T, r *relay, tr transport) {
