@@ -2,11 +2,13 @@
 //! whatever they are. Everything here runs on stable too.
 
 mod deframe;
+mod stun;
 mod text;
 mod tls;
 mod worker;
 
 pub use deframe::deframe;
+pub use stun::stun;
 pub use text::{client_info, go_flags, http_head, key_file};
 pub use tls::{handshake, record, tls12};
 pub use worker::worker;
@@ -15,7 +17,7 @@ pub use worker::worker;
 pub type Target = fn(&[u8]);
 
 /// Every target under the name of its corpus.
-pub const TARGETS: [(&str, Target); 9] = [
+pub const TARGETS: [(&str, Target); 10] = [
     ("client_info", client_info),
     ("deframe", deframe),
     ("go_flags", go_flags),
@@ -23,6 +25,7 @@ pub const TARGETS: [(&str, Target); 9] = [
     ("http_head", http_head),
     ("key_file", key_file),
     ("record", record),
+    ("stun", stun),
     ("tls12", tls12),
     ("worker", worker),
 ];
