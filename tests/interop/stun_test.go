@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"regexp"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -34,9 +35,17 @@ func startSTUN(t *testing.T, any bool, hosts ...string) []netip.AddrPort {
 
 var stunLine = regexp.MustCompile(`(?m)^  stun +(\S+) for `)
 
-// stunAddrs reads the start block, which tells the ports that derpring was given.
+// stunAddrs reads the start block, which tells the ports that derpring was given. It is written a moment after the relay
+// accepts connections, and ends with how many clients may come.
 func stunAddrs(t *testing.T, r *relay) []netip.AddrPort {
 	t.Helper()
+	deadline := time.Now().Add(patience)
+	for !strings.Contains(r.log.since(0), "\n  clients ") {
+		if time.Now().After(deadline) {
+			t.Fatal("the relay does not say what it runs with")
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
 	var addrs []netip.AddrPort
 	for _, match := range stunLine.FindAllStringSubmatch(r.log.since(0), -1) {
 		addr, err := netip.ParseAddrPort(match[1])
