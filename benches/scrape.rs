@@ -70,6 +70,7 @@ fn collector() -> Collector {
     Collector::new(Sources {
         workers,
         edges,
+        stun: Arc::default(),
         inboxes: Arc::new(|_| 3),
         limits: Limits {
             max_clients: CLIENTS,

@@ -15,5 +15,6 @@ pub mod mem;
 pub mod proto;
 pub mod relay;
 pub mod stats;
+pub mod stun;
 pub mod tls;
 pub mod worker;

@@ -106,6 +106,40 @@ pub const CLIENTS_SHOWN_MAX: usize = 10_000;
 /// How often the log says what was dropped and refused.
 pub const SUMMARY_EVERY: Duration = Duration::from_secs(60);
 
+/// Datagrams that the STUN server takes in one system call. A batch with its answers takes 100 KiB.
+pub const STUN_BATCH: usize = 64;
+
+/// Longest STUN request. Tailscale's are 40 bytes, and RFC 8489 keeps clients that do not know the path below IPv6's
+/// least MTU.
+pub const STUN_REQUEST_MAX: usize = 1280;
+
+/// Longest STUN answer: a refusal that names sixteen attributes, with its fingerprint.
+pub const STUN_ANSWER_MAX: usize = 80;
+
+/// Batches from one STUN socket before the next one has its turn, and before the end of the relay is looked for.
+pub const STUN_TURN: usize = 16;
+
+/// Receive buffer of a STUN socket, as far as the kernel allows: everybody's requests in the moments after a restart.
+pub const STUN_RECEIVE_BUFFER: usize = 1 << 20;
+
+/// Answers per second to one network, an IPv4 /24 or an IPv6 /48. A client asks a relay less than once in ten seconds,
+/// so that twenty thousand may share the network of a NAT; for whoever is answered in place of somebody who forged
+/// his address it is one megabit per second.
+pub const STUN_ANSWERS_PER_SECOND: u32 = 2000;
+
+/// Answers to one network at once: its clients all ask again when a relay comes back.
+pub const STUN_ANSWERS_BURST: u32 = 4000;
+
+/// Networks whose answers are counted at a time, in 256 KiB. A place is free again as soon as its network has been
+/// quiet for as long as its answers should have taken: half a millisecond for one.
+pub const STUN_NETWORKS: usize = 16 * 1024;
+
+/// How long receiving rests on a socket that fails (derper's pause).
+pub const STUN_REST: Duration = Duration::from_secs(1);
+
+/// One line about that in this time.
+pub const STUN_ERROR_LOG: Duration = Duration::from_secs(60);
+
 /// Pairs of a session and a peer that it has heard of, per worker: 40 bytes each. Beyond it a departure may go
 /// unreported, which a client survives; without it whoever sends to everybody under many keys eats the memory.
 pub const ACQUAINTANCES_MAX: usize = 4 << 20;

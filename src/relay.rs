@@ -1,6 +1,6 @@
 //! Puts a relay together from its parts and runs it until it is told to stop.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant, SystemTime};
 use std::{fmt, io};
@@ -20,6 +20,7 @@ use crate::limits;
 use crate::proto::http::Site;
 use crate::proto::key::NodeKey;
 use crate::proto::login::Keys;
+use crate::stun::{self, Stun};
 use crate::tls::identity;
 use crate::worker::Settings;
 use crate::worker::bridge::{Event, Handover, SessionEnd};
@@ -42,6 +43,10 @@ pub enum StartError {
     AdminListen(#[from] admin::ListenError),
     #[error("cannot start the admin thread: {0}")]
     Admin(io::Error),
+    #[error(transparent)]
+    StunListen(#[from] stun::OpenError),
+    #[error("cannot start the STUN thread: {0}")]
+    Stun(io::Error),
     #[error("--backend uring: io_uring does not work here: {0}")]
     Uring(String),
     #[error("cannot start the workers: {0}")]
@@ -88,6 +93,7 @@ pub struct Relay {
     config: Config,
     edge: edge::EdgeHandle,
     admin: Admin,
+    stun: Option<Stun>,
     crew: Arc<Crew>,
     threads: Threads,
     addresses: Vec<SocketAddr>,
@@ -112,6 +118,7 @@ impl Relay {
         let doors = config.admin.listen.iter().map(admin::open).collect::<Result<Vec<_>, _>>()?;
         let admin_addresses: Vec<_> = doors.iter().map(admin::Door::address).collect();
         let addresses: Vec<_> = listeners.iter().filter_map(|l| l.local_addr().ok()).collect();
+        let stun_sockets = config.stun.listen.iter().map(|a| stun::open(*a)).collect::<Result<Vec<_>, _>>()?;
         let choice = choose(config.backend)?;
         let budget = Budget::of_this_host(workers);
         let settings = Settings {
@@ -146,9 +153,11 @@ impl Relay {
         };
         let edge = edge::start(edge_config, crew.clone())?;
         let pool = crew.pool.clone();
+        let stun_stats = Arc::new(stun::Stats::default());
         let sources = metrics::Sources {
             workers: crew.pool.stats().clone(),
             edges: edge.stats().clone(),
+            stun: stun_stats.clone(),
             inboxes: Arc::new(move |worker| pool.inbox_depth(worker)),
             limits: metrics::Limits {
                 max_clients: max_clients as u64,
@@ -187,9 +196,13 @@ impl Relay {
             log: log.clone(),
         };
         let admin = Admin::start(parts, doors, questions).map_err(StartError::Admin)?;
+        let stun = start_stun(&config, stun_sockets, stun_stats).map_err(StartError::Stun)?;
+        let stun_addresses = stun.as_ref().map(Stun::addresses).unwrap_or_default();
         let block = StartBlock {
             addresses: &addresses,
             admin: &admin_addresses,
+            stun: &stun_addresses,
+            stun_any: config.stun.any,
             tls: !matches!(config.tls, TlsMode::None),
             choice: &choice,
             edge: edge.backend(),
@@ -200,7 +213,7 @@ impl Relay {
             max_clients,
         };
         eprintln!("{block}");
-        Ok(Self { config, edge, admin, crew, threads, addresses })
+        Ok(Self { config, edge, admin, stun, crew, threads, addresses })
     }
 
     /// Where it listens.
@@ -214,6 +227,9 @@ impl Relay {
         // Whoever asks whether to send clients here is told first, and until the end.
         self.admin.stopping();
         self.edge.stop_accepting();
+        if let Some(stun) = self.stun {
+            stun.stop();
+        }
         // The edge ends first: what it hands over after the workers have ended would be nobody's.
         self.edge.join();
         self.crew.pool.stop(self.config.flush_on_stop, RECONNECT_SPREAD);
@@ -226,6 +242,11 @@ impl Relay {
         self.admin.end();
         info!(seconds = began.elapsed().as_secs_f32(), "stopped");
     }
+}
+
+fn start_stun(config: &Config, sockets: Vec<UdpSocket>, stats: Arc<stun::Stats>) -> io::Result<Option<Stun>> {
+    let clients = if config.stun.any { stun::Clients::Any } else { stun::Clients::Tailscale };
+    if sockets.is_empty() { Ok(None) } else { Stun::start(sockets, clients, stats).map(Some) }
 }
 
 fn live(config: &Config) -> edge::Live {
@@ -362,6 +383,8 @@ impl Budget {
 struct StartBlock<'a> {
     addresses: &'a [SocketAddr],
     admin: &'a [AdminAddr],
+    stun: &'a [SocketAddr],
+    stun_any: bool,
     tls: bool,
     choice: &'a Choice,
     edge: &'a edge::Backend,
@@ -381,6 +404,10 @@ impl fmt::Display for StartBlock<'_> {
         }
         for address in self.admin {
             writeln!(f, "  admin       {address}")?;
+        }
+        for address in self.stun {
+            let clients = if self.stun_any { "any client" } else { "Tailscale's clients" };
+            writeln!(f, "  stun        {address} for {clients}")?;
         }
         match self.choice {
             Choice::Uring { incremental: true } => writeln!(f, "  backend     io_uring")?,

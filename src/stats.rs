@@ -115,6 +115,22 @@ reasons! {
     }
 }
 
+reasons! {
+    /// What became of a datagram that came to a STUN socket.
+    StunResult {
+        /// Told where it came from.
+        Answered => "answered",
+        /// Told what is not understood (error 420).
+        Refused => "refused",
+        /// Stranger: no request, or not one of those that are answered.
+        NotStun => "not_stun",
+        /// Stranger, or many clients behind one address: the answers of this network are used up for the moment.
+        RateLimited => "rate_limited",
+        /// Network: the answer could not be sent.
+        WriteError => "write_error",
+    }
+}
+
 /// A histogram over fixed bounds with one writing thread.
 #[derive(Debug)]
 pub struct Histogram<const N: usize> {

@@ -108,7 +108,7 @@ def live(wanted, findings, folder):
 def relay_command(wanted, relay_port, admin_port, folder):
     return [wanted.relay, "serve", "--hostname", "127.0.0.1", "--cert-mode", "self-signed", "--listen",
             f"127.0.0.1:{relay_port}", "--admin-listen", f"127.0.0.1:{admin_port}", "--key-file", folder / "key",
-            "--workers", WORKERS, "--backend", wanted.backend]
+            "--workers", WORKERS, "--backend", wanted.backend, "--stun-listen", ""]
 
 
 def await_scrape(server, patience=60):

@@ -2,12 +2,14 @@
 //! whatever they are. Everything here runs on stable too.
 
 mod deframe;
+mod stun;
 mod text;
 mod tls;
 mod websocket;
 mod worker;
 
 pub use deframe::deframe;
+pub use stun::stun;
 pub use text::{client_info, go_flags, http_head, key_file};
 pub use tls::{handshake, record, tls12};
 pub use websocket::websocket;
@@ -17,7 +19,7 @@ pub use worker::worker;
 pub type Target = fn(&[u8]);
 
 /// Every target under the name of its corpus.
-pub const TARGETS: [(&str, Target); 10] = [
+pub const TARGETS: [(&str, Target); 11] = [
     ("client_info", client_info),
     ("deframe", deframe),
     ("go_flags", go_flags),
@@ -25,6 +27,7 @@ pub const TARGETS: [(&str, Target); 10] = [
     ("http_head", http_head),
     ("key_file", key_file),
     ("record", record),
+    ("stun", stun),
     ("tls12", tls12),
     ("websocket", websocket),
     ("worker", worker),

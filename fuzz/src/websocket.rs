@@ -125,7 +125,10 @@ fn model(mut stream: &[u8]) -> Said {
                 said.end = Some(match payload[..] {
                     [] => End::Closed(None),
                     [_] => End::Forbidden(CloseCode::ProtocolError),
-                    [a, b, ..] => match u16::from_be_bytes([a, b]) {
+                    [a, b, ref reason @ ..] => match u16::from_be_bytes([a, b]) {
+                        1000..=1003 | 1007..=1014 | 3000..=4999 if String::from_utf8(reason.to_vec()).is_err() => {
+                            End::Forbidden(CloseCode::InvalidPayload)
+                        }
                         code @ (1000..=1003 | 1007..=1014 | 3000..=4999) => End::Closed(Some(code)),
                         _ => End::Forbidden(CloseCode::ProtocolError),
                     },

@@ -8,8 +8,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Parser, ValueEnum};
+use clap::{Parser, Subcommand, ValueEnum};
 
+use crate::stun;
 use crate::traffic::sizes::Sizes;
 pub use plan::{Pace, Plan, Search, Slow};
 pub use target::{Given, Target, TlsTarget};
@@ -19,8 +20,10 @@ pub use target::{Given, Target, TlsTarget};
 /// Exit status: 0 the run is complete, 1 it could not be made, 2 the relay delivered something
 /// wrong, 3 the generator was too late for its figures to be the relay's.
 #[derive(Debug, Parser)]
-#[command(name = "derpring-loadgen", version, args_override_self = true)]
+#[command(name = "derpring-loadgen", version, args_override_self = true, args_conflicts_with_subcommands = true)]
 pub struct Args {
+    #[command(subcommand)]
+    pub tool: Option<Tool>,
     /// The relay, as `http[s]://HOST[:PORT][/PATH]`; the path is /derp by default. May be given
     /// several times: pairs and groups are spread over the relays, each whole on one
     #[arg(long)]
@@ -194,6 +197,12 @@ pub struct Args {
     pub json: Option<PathBuf>,
 }
 
+/// Loads of another kind, each with flags of its own.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Tool {
+    Stun(stun::Args),
+}
+
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub enum Transport {
     Derp,
@@ -234,7 +243,7 @@ fn cpu_list(text: &str) -> Result<CpuList, String> {
     Ok(CpuList(cpus))
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let unit = match &text[digits.len()..] {
         "us" => 1e-6,

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use crate::derp::frame::FrameTooLong;
 use crate::derp::login::LoginError;
 use crate::derp::ws::WsError;
+use crate::stun::AnswerError;
 use crate::tls::TlsError;
 use crate::traffic::Violation;
 
@@ -81,6 +82,8 @@ pub enum Error {
     },
     #[error("wrong delivery to {who}: {source}")]
     Wrong { who: Who, source: Violation },
+    #[error("wrong answer from {server}: {source}")]
+    WrongAnswer { server: SocketAddr, source: AnswerError },
     #[error("no packet between the first two clients within {0:?} (--login-timeout): is the relay running at {1}?")]
     FirstPacket(std::time::Duration, SocketAddr),
     #[error("even {rate} packets per second are not carried with at most {} % lost (--max-loss)", 100.0 * max_loss)]
@@ -116,7 +119,7 @@ pub enum Error {
 impl Error {
     pub fn exit(&self) -> Exit {
         match self {
-            Self::Wrong { .. } | Self::AgentWrong { .. } => Exit::Wrong,
+            Self::Wrong { .. } | Self::WrongAnswer { .. } | Self::AgentWrong { .. } => Exit::Wrong,
             _ => Exit::Failed,
         }
     }

@@ -12,6 +12,7 @@
 //! engine     sockets, epoll, phases of one thread: joins the above
 //! crew       the threads, and what is done step by step
 //! measure    counters, /proc, report
+//! stun       requests of STUN in place of all that
 //! ```
 
 pub mod cli;
@@ -20,5 +21,6 @@ pub mod derp;
 pub mod engine;
 pub mod error;
 pub mod measure;
+pub mod stun;
 pub mod tls;
 pub mod traffic;

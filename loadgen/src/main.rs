@@ -3,11 +3,11 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use derpring_loadgen::cli::{Args, Plan};
+use derpring_loadgen::cli::{Args, Plan, Tool};
 use derpring_loadgen::error::{Error, Exit};
 use derpring_loadgen::measure::plot;
 use derpring_loadgen::measure::report::Report;
-use derpring_loadgen::{crew, error};
+use derpring_loadgen::{crew, error, stun};
 
 #[global_allocator]
 static GLOBAL: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -31,6 +31,9 @@ fn main() -> ExitCode {
 }
 
 fn run(args: Args) -> Result<Exit, Error> {
+    if let Some(Tool::Stun(args)) = &args.tool {
+        return stun::run(args);
+    }
     if let Some(addr) = &args.agent {
         crew::agent::serve(addr, args.cpus)?;
         return Ok(Exit::Good);

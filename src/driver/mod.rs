@@ -12,6 +12,7 @@ pub mod sim;
 pub mod socket;
 mod thick;
 mod token;
+pub mod udp;
 pub mod uring;
 pub mod wake;
 

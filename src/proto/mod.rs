@@ -5,4 +5,5 @@ pub mod frame;
 pub mod http;
 pub mod key;
 pub mod login;
+pub mod stun;
 pub mod ws;

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -28,6 +29,11 @@ type relaySpec struct {
 	asDerper bool
 	// flags are more of derper's, which needs asDerper.
 	flags []string
+	// stun is where derpring listens for STUN, if anywhere; derper's flags say it for derper. With port 0 it chooses, and
+	// says so in its start block: see stunAddrs.
+	stun []string
+	// stunAny lets any client ask, and not only Tailscale's; derper does not know that.
+	stunAny bool
 	// adminSocket is where derpring has its admin pages, if anywhere; derper has none.
 	adminSocket string
 	// binary and flavour are the run's unless given.
@@ -183,12 +189,16 @@ func (r *relay) arguments() []string {
 		"serve", "--listen", listen, "--backend", settings.backend, "--workers", settings.workers,
 		"--mesh-key-file", scratch.meshKeyFile,
 	}
+	args = append(args, "--stun-listen", strings.Join(r.spec.stun, ","))
+	if r.spec.stunAny {
+		args = append(args, "--stun-any")
+	}
 	if !r.spec.tls {
 		return append(args, "--dev")
 	}
 	return append(args,
 		"--hostname", r.spec.host, "--cert-mode", "manual", "--cert-dir", r.spec.certDir, "--key-file", r.spec.keyFile,
-		"--stun-listen", "", "--http-listen", "", "--admin-listen", "")
+		"--http-listen", "", "--admin-listen", "")
 }
 
 // environment is made from nothing: both relays read variables that a developer's shell may hold.

@@ -2,7 +2,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use derpring::stats::DropReason;
+use derpring::stats::{DropReason, StunResult};
 use serde_json::{Value, json};
 
 use crate::ground::{Ground, MEMORY_AT_START, UPTIME, ground};
@@ -165,6 +165,14 @@ fn numbers_are_those_of_the_cells_in_both_forms() {
     worker.tls_connections[0].set(13);
     ground.edges[1].websocket_accepts.add(11);
     ground.edges[0].derp_accepts.add(12);
+    let stun = |result: StunResult, family: usize, n| ground.stun.requests[result as usize][family].add(n);
+    stun(StunResult::Answered, 0, 18);
+    stun(StunResult::Refused, 1, 9);
+    stun(StunResult::WriteError, 0, 3);
+    stun(StunResult::WriteError, 1, 1);
+    stun(StunResult::NotStun, 0, 5);
+    stun(StunResult::RateLimited, 0, 100);
+    ground.stun.read_errors.add(6);
 
     let vars = vars(&ground);
     let derp = &vars["derp"];
@@ -184,6 +192,8 @@ fn numbers_are_those_of_the_cells_in_both_forms() {
     assert_eq!(vars["derp_packets_dropped"].as_object().unwrap().len(), 14);
     assert_eq!(vars["derper_tls_request_version"], json!({ "1.2": 0, "1.3": 10 }));
     assert_eq!(vars["tls_listener"]["counter_accepted_connections"], 9);
+    let requests = json!({ "not_stun": 5, "read_error": 6, "success": 27, "write_error": 4 });
+    assert_eq!(vars["stun"]["counter_requests"], requests, "what is over our limit is in none of derper's");
     let frames = &derp["counter_buffered_write_frames"];
     assert_eq!(
         [&frames["1"], &frames["2"], &frames["100"], &frames["+Inf"], &frames["count"]],
@@ -214,8 +224,12 @@ fn numbers_are_those_of_the_cells_in_both_forms() {
         "derp_websocket_accepts 11",
         "derper_tls_request_version{version=\"1.3\"} 10",
         "derper_tls_active_version{version=\"1.2\"} 13",
-        "stun_addrfamily{family=\"ipv4\"} 0",
-        "stun_requests{disposition=\"success\"} 0",
+        "stun_addrfamily{family=\"ipv4\"} 21",
+        "stun_addrfamily{family=\"ipv6\"} 10",
+        "stun_requests{disposition=\"success\"} 27",
+        "stun_requests{disposition=\"not_stun\"} 5",
+        "stun_requests{disposition=\"read_error\"} 6",
+        "stun_requests{disposition=\"write_error\"} 4",
         "tls_listener_accepted_connections 9",
         "tls_listener_rejected_connections 0",
         "version{version=\"1.2.3\",binary=\"derpring\"} 1",

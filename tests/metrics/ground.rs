@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use derpring::control::metrics::{Build, Collector, Limits, Sources};
 use derpring::edge;
 use derpring::stats::WorkerStats;
+use derpring::stun;
 
 pub const WORKERS: usize = 3;
 pub const EDGES: usize = 2;
@@ -16,15 +17,18 @@ pub const MEMORY_AT_START: u64 = 12_345_678;
 pub struct Ground {
     pub workers: Arc<[Arc<WorkerStats>]>,
     pub edges: Arc<[Arc<edge::Stats>]>,
+    pub stun: Arc<stun::Stats>,
     pub collector: Collector,
 }
 
 pub fn ground(tls: bool) -> Ground {
     let workers: Arc<[Arc<WorkerStats>]> = (0..WORKERS).map(|_| Arc::default()).collect();
     let edges: Arc<[Arc<edge::Stats>]> = (0..EDGES).map(|_| Arc::default()).collect();
+    let stun: Arc<stun::Stats> = Arc::default();
     let collector = Collector::new(Sources {
         workers: workers.clone(),
         edges: edges.clone(),
+        stun: stun.clone(),
         inboxes: Arc::new(|worker| 7 * worker),
         limits: Limits {
             max_clients: 5000,
@@ -38,5 +42,5 @@ pub fn ground(tls: bool) -> Ground {
         started: SystemTime::now() - UPTIME,
         memory_at_start: MEMORY_AT_START,
     });
-    Ground { workers, edges, collector }
+    Ground { workers, edges, stun, collector }
 }

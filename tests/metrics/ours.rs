@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use derpring::control::metrics::Format;
-use derpring::stats::CloseReason;
+use derpring::stats::{CloseReason, StunResult};
 
 use crate::ground::{EDGES, WORKERS, ground};
 use crate::scrape::{Scrape, Value, read_openmetrics, read_text};
@@ -43,7 +43,8 @@ const EDGE: [(&str, &str); 4] = [
     ("accept_paused", "gauge"),
 ];
 /// Whole names, one number.
-const RELAY: [(&str, &str); 8] = [
+const RELAY: [(&str, &str); 9] = [
+    ("derpring_stun_read_errors_total", "counter"),
     ("derpring_clients_limit", "gauge"),
     ("derpring_half_open_limit", "gauge"),
     ("process_cpu_seconds_total", "counter"),
@@ -101,6 +102,12 @@ fn names_types_and_labels_are_these_and_no_others() {
     let logins = values("result", &[&["ok"][..], &ends].concat());
     counter("derpring_edge_logins_total", product("edge", EDGES, &logins));
     counter("derpring_sessions_ended_total", values("reason", &ends).into_iter().collect());
+    let results: Vec<&str> = StunResult::ALL.iter().map(|result| result.as_str()).collect();
+    let stun = ["ipv4", "ipv6"].iter().flat_map(|family| {
+        let family = format!("family=\"{family}\"");
+        values("result", &results).into_iter().map(move |result| sorted(&[family.clone(), result]))
+    });
+    counter("derpring_stun_requests_total", stun.collect());
     let build = "backend=\"io_uring\",edge_backend=\"epoll\",version=\"1.2.3\"".to_owned();
     wanted.push(("derpring_build_info".to_owned(), "gauge", [build].into()));
 
@@ -136,6 +143,9 @@ fn each_number_is_that_of_its_cell() {
     edge.closes[CloseReason::LoginDeadline as usize].add(2);
     edge.handshakes_failed.add(4);
     edge.tls12.add(1);
+    ground.stun.requests[StunResult::RateLimited as usize][1].add(21);
+    ground.stun.requests[StunResult::Answered as usize][0].add(22);
+    ground.stun.read_errors.add(23);
 
     let scrape = read_text(&ground.collector.prometheus(Format::Text));
     let number = |family: &str, labels: &str| scrape[family].numbers()[labels];
@@ -155,6 +165,9 @@ fn each_number_is_that_of_its_cell() {
     assert_eq!(number("derpring_edge_logins_total", "edge=\"0\",result=\"ok\""), 0.0);
     assert_eq!(number("derpring_edge_handshakes_total", "edge=\"1\",result=\"failed\""), 4.0);
     assert_eq!(number("derpring_edge_tls_handshakes_total", "edge=\"1\",version=\"1.2\""), 1.0);
+    assert_eq!(number("derpring_stun_requests_total", "family=\"ipv6\",result=\"rate_limited\""), 21.0);
+    assert_eq!(number("derpring_stun_requests_total", "family=\"ipv4\",result=\"answered\""), 22.0);
+    assert_eq!(number("derpring_stun_read_errors_total", ""), 23.0);
     assert_eq!(number("process_max_fds", ""), 20_000.0);
     assert!(number("process_resident_memory_bytes", "") > 1e6 && number("process_cpu_seconds_total", "") > 0.0);
 }

@@ -12,7 +12,7 @@ mod conns;
 mod dial;
 pub mod first;
 mod flows;
-mod poller;
+pub mod poller;
 mod sending;
 pub mod setup;
 mod transport;

@@ -5,3 +5,4 @@ mod fake_relay;
 mod loads;
 mod run;
 mod runs;
+mod stun;

@@ -1,11 +1,11 @@
 //! The variables that derper and Coder's relay publish, under the names that they have there, with our numbers.
 //!
-//! What derper counts and this relay does not do yet (mesh dialling, STUN, bootstrap DNS) is there at zero, which is
+//! What derper counts and this relay does not do yet (mesh dialling, bootstrap DNS) is there at zero, which is
 //! what happened. What only Go has (goroutines, its heap) is left out.
 
 use std::time::UNIX_EPOCH;
 
-use crate::stats::{DropReason, ROUND_TRIP_LABELS};
+use crate::stats::{DropReason, ROUND_TRIP_LABELS, StunResult};
 
 use super::pass::{Distribution, Pass};
 use super::series::Number;
@@ -66,7 +66,7 @@ pub fn variables(pass: &Pass) -> Vars {
         ("node_boot_time_seconds", Var::Computed(pass.process.machine_started.into())),
         ("process", Var::Coder(Box::new(process(pass)))),
         ("process_start_unix_time", Var::Computed(since_1970(pass.started).into())),
-        ("stun", Var::Set(stun())),
+        ("stun", Var::Set(stun(pass))),
         ("version", Var::Version(pass.build.version)),
     ];
     vars.extend(BOOTSTRAP_DNS.map(|name| (name, Var::Whole(0))));
@@ -161,11 +161,18 @@ fn tls_listener(pass: &Pass) -> Vars {
     ]
 }
 
-fn stun() -> Vars {
-    let none = |label, values: &[&'static str]| map(label, values.iter().copied(), |_| 0);
+/// derper knows no limit: what is over ours is in none of its dispositions.
+fn stun(pass: &Pass) -> Vars {
+    let requests = [
+        ("not_stun", pass.stun.of(StunResult::NotStun)),
+        ("read_error", pass.stun.read_errors),
+        ("success", pass.stun.of(StunResult::Answered) + pass.stun.of(StunResult::Refused)),
+        ("write_error", pass.stun.of(StunResult::WriteError)),
+    ];
+    let dispositions = requests.iter().map(|(disposition, _)| *disposition);
     vec![
-        ("counter_addrfamily", none("family", &["ipv4", "ipv6"])),
-        ("counter_requests", none("disposition", &["not_stun", "read_error", "success", "write_error"])),
+        ("counter_addrfamily", map("family", ["ipv4", "ipv6"].into_iter(), |family| pass.stun.valid(family))),
+        ("counter_requests", map("disposition", dispositions, |at| requests[at].1)),
     ]
 }
 

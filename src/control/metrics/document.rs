@@ -33,8 +33,9 @@ the same order, with the numbers of the series above. What differs:
 - `derper_tls_request_version` counts TLS handshakes, not the requests that came over them;
   `derper_tls_active_version` counts clients that are logged in.
 - What this relay does not do yet is at zero: `packets_forwarded_out`, `gauge_clients_remote`, `multiforwarder_*`,
-  `counter_mesh_update_*`, `stun`, `counter_bootstrap_dns_*`, `counter_rejected_connections`. The members for
-  `-rate-config` come with it.
+  `counter_mesh_update_*`, `counter_bootstrap_dns_*`, `counter_rejected_connections`. The members for `-rate-config`
+  come with it.
+- `stun`: requests beyond a network's limit are in none of derper's dispositions; see `derpring_stun_requests_total`.
 ";
 
 /// The whole text.
@@ -93,6 +94,7 @@ fn labels(series: &Series) -> String {
     match &series.source {
         Source::Relay(_) | Source::Histogram(..) => String::new(),
         Source::RelayBy(split, _) => format!(", by {}", values(split)),
+        Source::RelayByBoth(first, second, _) => format!(", by {} and {}", values(first), values(second)),
         Source::Worker(_) => ", by `worker`".to_owned(),
         Source::WorkerBy(split, _) => format!(", by `worker` and {}", values(split)),
         Source::Edge(_) => ", by `edge`".to_owned(),

@@ -28,6 +28,7 @@ use std::time::SystemTime;
 
 use crate::edge;
 use crate::stats::{Cell, DropReason, WorkerStats};
+use crate::stun;
 use mean::QueueMean;
 pub use openmetrics::Format;
 use pass::Pass;
@@ -38,6 +39,7 @@ use prometheus::Exporter;
 pub struct Sources {
     pub workers: Arc<[Arc<WorkerStats>]>,
     pub edges: Arc<[Arc<edge::Stats>]>,
+    pub stun: Arc<stun::Stats>,
     /// Chains that wait in the inbox of a worker.
     pub inboxes: Arc<dyn Fn(usize) -> usize + Send + Sync>,
     pub limits: Limits,

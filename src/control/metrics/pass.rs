@@ -8,7 +8,8 @@ use std::time::{Duration, SystemTime};
 
 use crate::edge;
 use crate::mem::chunk::Chunk;
-use crate::stats::{Cell, CloseReason, DropReason, Powers, ROUND_TRIP_LABELS, WorkerStats};
+use crate::stats::{Cell, CloseReason, DropReason, Powers, ROUND_TRIP_LABELS, StunResult, WorkerStats};
+use crate::stun;
 
 use super::mean::QueueMean;
 use super::process::Process;
@@ -17,6 +18,7 @@ use super::{Build, Limits, Sources};
 pub struct Pass {
     pub workers: Vec<WorkerFigures>,
     pub edges: Vec<EdgeFigures>,
+    pub stun: StunFigures,
     /// Chains in each worker's inbox.
     pub inboxes: Vec<u64>,
     /// Of the whole relay.
@@ -121,6 +123,27 @@ figures! {
     }
 }
 
+figures! {
+    /// See [`stun::Stats`] for what each is.
+    StunFigures of stun::Stats {
+        requests: [[u64; 2]; StunResult::COUNT],
+        read_errors: u64,
+    }
+}
+
+impl StunFigures {
+    /// Of both families.
+    pub fn of(&self, result: StunResult) -> u64 {
+        self.requests[result as usize].iter().sum()
+    }
+
+    /// Requests over IPv4 (0) or IPv6 (1) that there was an answer for.
+    pub fn valid(&self, family: usize) -> u64 {
+        use StunResult::{Answered, Refused, WriteError};
+        [Answered, Refused, WriteError].map(|result| self.requests[result as usize][family]).iter().sum()
+    }
+}
+
 /// What a cell, or cells side by side, hold.
 trait Plain {
     type Value;
@@ -153,6 +176,7 @@ impl Pass {
         let uptime = now.duration_since(sources.started).unwrap_or_default();
         Self {
             edges: sources.edges.iter().map(|cells| EdgeFigures::read(cells)).collect(),
+            stun: StunFigures::read(&sources.stun),
             inboxes: (0..workers.len()).map(|worker| (sources.inboxes)(worker) as u64).collect(),
             queue_ms: mean.over_workers(uptime, &means, &samples),
             queue_time,

@@ -53,6 +53,8 @@ pub enum Source {
     Relay(fn(&Pass) -> Number),
     /// For each value of a label.
     RelayBy(Split, fn(&Pass, usize) -> u64),
+    /// For each value of one label and each of another.
+    RelayByBoth(Split, Split, fn(&Pass, usize, usize) -> u64),
     /// For each worker.
     Worker(fn(&Pass, usize) -> Number),
     WorkerBy(Split, fn(&Pass, usize, usize) -> u64),
@@ -171,6 +173,7 @@ impl Series {
         match &self.source {
             Source::Relay(_) | Source::Histogram(..) => vec![Vec::new()],
             Source::RelayBy(split, _) => split.sets(&[]),
+            Source::RelayByBoth(first, second, _) => first.sets(&[]).iter().flat_map(|set| second.sets(set)).collect(),
             Source::Worker(_) => each("worker", pass.workers.len()),
             Source::WorkerBy(split, _) => {
                 each("worker", pass.workers.len()).iter().flat_map(|w| split.sets(w)).collect()
@@ -191,6 +194,9 @@ impl Series {
         match &self.source {
             Source::Relay(number) => put(number(pass)),
             Source::RelayBy(split, number) => split.each(|at| put(number(pass, at).into())),
+            Source::RelayByBoth(first, second, number) => {
+                first.each(|one| second.each(|other| put(number(pass, one, other).into())));
+            }
             Source::Worker(number) => workers.for_each(|worker| put(number(pass, worker))),
             Source::WorkerBy(split, number) => {
                 workers.for_each(|worker| split.each(|at| put(number(pass, worker, at).into())));

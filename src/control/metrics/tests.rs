@@ -8,6 +8,7 @@ fn sources(workers: usize) -> Sources {
     Sources {
         workers: (0..workers).map(|_| Arc::default()).collect(),
         edges: (0..2).map(|_| Arc::default()).collect(),
+        stun: Arc::default(),
         inboxes: Arc::new(|worker| worker),
         limits: Limits {
             max_clients: 1000,

@@ -4,6 +4,7 @@ pub mod coder;
 pub mod edge;
 pub mod process;
 pub mod relay;
+pub mod stun;
 pub mod worker;
 
 use super::series::Series;
@@ -19,7 +20,7 @@ pub struct Section {
     pub series: &'static [Series],
 }
 
-pub fn sections() -> [Section; 5] {
+pub fn sections() -> [Section; 6] {
     [
         Section {
             title: "Coder's names",
@@ -43,6 +44,11 @@ pub fn sections() -> [Section; 5] {
             text: "One number for each edge thread, with its number as the label `edge`: what happens before a client \
                    is logged in.",
             series: edge::SERIES,
+        },
+        Section {
+            title: "STUN",
+            text: "What comes to the STUN sockets, all of them together, and what becomes of it.",
+            series: stun::SERIES,
         },
         Section {
             title: "Process",
