@@ -71,6 +71,7 @@ fn collector() -> Collector {
         workers,
         edges,
         inboxes: Arc::new(|_| 3),
+        bootstrap_dns: derpring::control::bootstrap_dns::Table::empty(),
         limits: Limits {
             max_clients: CLIENTS,
             half_open: 4096,

@@ -5,3 +5,4 @@ pub mod frame;
 pub mod http;
 pub mod key;
 pub mod login;
+pub mod proxy;

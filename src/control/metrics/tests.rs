@@ -9,6 +9,7 @@ fn sources(workers: usize) -> Sources {
         workers: (0..workers).map(|_| Arc::default()).collect(),
         edges: (0..2).map(|_| Arc::default()).collect(),
         inboxes: Arc::new(|worker| worker),
+        bootstrap_dns: crate::control::bootstrap_dns::Table::empty(),
         limits: Limits {
             max_clients: 1000,
             half_open: 4096,
