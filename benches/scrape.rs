@@ -72,6 +72,7 @@ fn collector() -> Collector {
         edges,
         stun: Arc::default(),
         inboxes: Arc::new(|_| 3),
+        bootstrap_dns: derpring::control::bootstrap_dns::Table::empty(),
         limits: Limits {
             max_clients: CLIENTS,
             half_open: 4096,

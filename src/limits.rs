@@ -33,6 +33,9 @@ pub const HTTP_HEADERS_MAX: usize = 96;
 /// Request body that is read and thrown away to keep a connection; beyond it, closing is cheaper.
 pub const HTTP_BODY_MAX: u64 = 64 * 1024;
 
+/// A PROXY header: addresses, and what a proxy tells of its client's certificate. Version 1 is 107 bytes at most.
+pub const PROXY_HEADER_MAX: usize = 4 * 1024;
+
 /// Bytes of a TLS handshake that wait for their other half. Honest flights stay below 8 KiB.
 pub const HANDSHAKE_IN_MAX: usize = 64 * 1024;
 
@@ -72,9 +75,34 @@ pub const DEBUG_QUESTIONS: usize = 16;
 /// How long `/debug/traffic` goes on on the main listener (the reference's write timeout): it takes a place there.
 pub const DEBUG_STREAM: Duration = Duration::from_secs(30);
 
+/// How often the names of `/bootstrap-dns` are looked up (the reference's period).
+pub const BOOTSTRAP_REFRESH: Duration = Duration::from_secs(600);
+
+/// Names that were asked for there; beyond it counting begins again (the reference's bound).
+pub const BOOTSTRAP_NAMES_REMEMBERED: usize = 500;
+
+/// Tunnels of CONNECT at once: each is a client without another way to the control plane, and two descriptors.
+pub const CONNECT_TUNNELS: usize = 1024;
+
+/// The same from one address (or IPv6 /64): one stranger never takes all of them.
+pub const CONNECT_TUNNELS_PER_IP: usize = 256;
+
+/// Lookups for them at once; each is a thread for as long as the system's resolver takes.
+pub const CONNECT_LOOKUPS: usize = 8;
+
+/// What lookup and connect may take (the reference's).
+pub const CONNECT_DIAL: Duration = Duration::from_secs(15);
+
+/// How long a tunnel may carry nothing. The control plane says something every minute.
+pub const CONNECT_IDLE: Duration = Duration::from_secs(300);
+
+/// One line in this time about PROXY headers from who is not trusted: a proxy that sends them does so every time.
+pub const UNTRUSTED_PROXY_LOG: Duration = Duration::from_secs(60);
+
 // One address alone must not be able to push everybody else out, and a login of the largest size must fit.
 const _: () = assert!(HALF_OPEN_MAX_PER_IP * 4 <= HALF_OPEN_MAX);
 const _: () = assert!(EDGE_COMPLETIONS.is_power_of_two() && EDGE_COMPLETIONS as usize > HALF_OPEN_MAX);
+const _: () = assert!(CONNECT_TUNNELS_PER_IP * 4 <= CONNECT_TUNNELS);
 const _: () = assert!(LARGE_CLIENT_INFO < MAX_CLIENT_INFO);
 const _: () = assert!(DEBUG_ANSWER.as_secs() < LOGIN_DEADLINE.as_secs());
 

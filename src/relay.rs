@@ -1,23 +1,25 @@
 //! Puts a relay together from its parts and runs it until it is told to stop.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::os::unix::net::UnixListener;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant, SystemTime};
 use std::{fmt, io};
 
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tracing::info;
 
 use crate::admin::{self, About, Admin};
 use crate::config::{AdminAddr, Backend, Config, KeySource, ListenAddr, TcpOptions, TlsMode, keys};
+use crate::control::bootstrap_dns;
 use crate::control::logging::Control;
 use crate::control::metrics::{self, Collector};
+use crate::control::sockets::{self, SocketFile};
 use crate::control::{cores, nofile, signals};
 use crate::driver::Nanos;
 use crate::driver::probe::{self, Choice};
 use crate::edge::{self, EdgeConfig, Workers};
 use crate::limits;
-use crate::proto::http::Site;
+use crate::proto::http::{self, Site};
 use crate::proto::key::NodeKey;
 use crate::proto::login::Keys;
 use crate::stun::{self, Stun};
@@ -37,8 +39,12 @@ pub enum StartError {
     Identity(#[from] identity::IdentityError),
     #[error(transparent)]
     Descriptors(#[from] nofile::NofileError),
-    #[error("cannot listen on {address}: {error}{}", hint(.error))]
-    Listen { address: SocketAddr, error: io::Error },
+    #[error("cannot listen on {address}: {error}{}", hint(address, .error))]
+    Listen { address: ListenAddr, error: io::Error },
+    #[error("cannot listen on {address} for plain HTTP: {error}{}; {HTTP_OFF}", hint(&ListenAddr::Tcp(*.address), .error))]
+    Http { address: SocketAddr, error: io::Error },
+    #[error("cannot start the thread of /bootstrap-dns: {0}")]
+    BootstrapDns(io::Error),
     #[error(transparent)]
     AdminListen(#[from] admin::ListenError),
     #[error("cannot start the admin thread: {0}")]
@@ -57,15 +63,21 @@ pub enum StartError {
     Signals(io::Error),
 }
 
-fn hint(error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::AddrInUse => "; another process has this port: stop it, or give another --listen address",
+const HTTP_OFF: &str = "--http-listen \"\" turns it off, -http-port=-1 for derper's command line";
+
+fn hint(address: &ListenAddr, error: &io::Error) -> String {
+    if let ListenAddr::Unix(_) = address {
+        return sockets::unix_hint(error, "--listen");
+    }
+    let hint = match error.kind() {
+        io::ErrorKind::AddrInUse => "; another process has this port: stop it, or give another address",
         io::ErrorKind::PermissionDenied => {
             "; ports below 1024 need CAP_NET_BIND_SERVICE (AmbientCapabilities= in systemd), or give a higher port"
         }
         io::ErrorKind::AddrNotAvailable => "; this host does not have that address",
         _ => "",
-    }
+    };
+    hint.to_owned()
 }
 
 /// Reconnects after a restart are spread over this time, so that a region's clients do not come back at once.
@@ -97,6 +109,9 @@ pub struct Relay {
     crew: Arc<Crew>,
     threads: Threads,
     addresses: Vec<SocketAddr>,
+    http_addresses: Vec<SocketAddr>,
+    /// Removed at the end.
+    _files: Vec<SocketFile>,
 }
 
 impl Relay {
@@ -114,11 +129,13 @@ impl Relay {
         let workers = config.workers.unwrap_or(cores.usable);
         let edges = config.edges.unwrap_or(workers.div_ceil(4));
         let max_clients = nofile::prepare(config.max_clients, workers, edges)?;
-        let listeners = listen(&config.listen, &config.tcp)?;
+        let Listening { tcp: listeners, unix, files } = listen(&config.listen, &config.tcp)?;
+        let http = listen_http(&config.http, &config.tcp)?;
         let doors = config.admin.listen.iter().map(admin::open).collect::<Result<Vec<_>, _>>()?;
         let admin_addresses: Vec<_> = doors.iter().map(admin::Door::address).collect();
-        let addresses: Vec<_> = listeners.iter().filter_map(|l| l.local_addr().ok()).collect();
         let stun_sockets = config.stun.listen.iter().map(|a| stun::open(*a)).collect::<Result<Vec<_>, _>>()?;
+        let addresses = local(&listeners);
+        let http_addresses = local(&http);
         let choice = choose(config.backend)?;
         let budget = Budget::of_this_host(workers);
         let settings = Settings {
@@ -137,8 +154,12 @@ impl Relay {
         };
         let (pool, threads) = Pool::start(workers, &cores.cpus, &choice, &settings).map_err(StartError::Workers)?;
         let crew = Arc::new(Crew { pool });
+        let bootstrap_dns = bootstrap_dns::Table::start(&config.bootstrap_dns).map_err(StartError::BootstrapDns)?;
         let memory_at_start = metrics::resident_bytes();
         let mut edge_config = EdgeConfig::new(listeners, Arc::new(Keys::new(*key.as_bytes())));
+        edge_config.unix = unix;
+        edge_config.http = http;
+        edge_config.bootstrap_dns = bootstrap_dns.clone();
         edge_config.tls = tls;
         edge_config.mesh_key = config.mesh_key.as_ref().map(|k| k.0);
         edge_config.live = live(&config);
@@ -159,6 +180,7 @@ impl Relay {
             edges: edge.stats().clone(),
             stun: stun_stats.clone(),
             inboxes: Arc::new(move |worker| pool.inbox_depth(worker)),
+            bootstrap_dns,
             limits: metrics::Limits {
                 max_clients: max_clients as u64,
                 half_open: limits::HALF_OPEN_MAX as u64,
@@ -200,6 +222,8 @@ impl Relay {
         let stun_addresses = stun.as_ref().map(Stun::addresses).unwrap_or_default();
         let block = StartBlock {
             addresses: &addresses,
+            unix: &files,
+            http: &http_addresses,
             admin: &admin_addresses,
             stun: &stun_addresses,
             stun_any: config.stun.any,
@@ -213,12 +237,17 @@ impl Relay {
             max_clients,
         };
         eprintln!("{block}");
-        Ok(Self { config, edge, admin, stun, crew, threads, addresses })
+        Ok(Self { config, edge, admin, stun, crew, threads, addresses, http_addresses, _files: files })
     }
 
     /// Where it listens.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// The same for plain HTTP beside TLS.
+    pub fn http_addresses(&self) -> &[SocketAddr] {
+        &self.http_addresses
     }
 
     /// Refuses new connections at once, tells clients to reconnect, flushes to those who read, ends.
@@ -251,7 +280,13 @@ fn start_stun(config: &Config, sockets: Vec<UdpSocket>, stats: Arc<stun::Stats>)
 
 fn live(config: &Config) -> edge::Live {
     edge::Live {
-        site: Site { home: config.home.clone(), debug: config.debug_on_main.clone(), derp: config.derp },
+        site: Site {
+            home: config.home.clone(),
+            debug: config.debug_on_main.clone(),
+            derp: config.derp,
+            connect: config.connect,
+            tailscales: config.tls.hostname().is_some_and(http::is_tailscales),
+        },
         trusted_proxies: config.trusted_proxies.clone(),
     }
 }
@@ -316,45 +351,54 @@ fn choose(backend: Backend) -> Result<Choice, StartError> {
     }
 }
 
-/// One socket for each address. No SO_REUSEPORT: a second relay on the same port must be an error.
-fn listen(addresses: &[ListenAddr], tcp: &TcpOptions) -> Result<Vec<TcpListener>, StartError> {
-    let listen = |address: &ListenAddr| {
-        let ListenAddr::Tcp(address) = address else {
-            return Err(StartError::Listen {
-                address: ([0, 0, 0, 0], 0).into(),
-                error: io::ErrorKind::Unsupported.into(),
-            });
+/// The sockets of the main listener.
+struct Listening {
+    tcp: Vec<TcpListener>,
+    unix: Vec<UnixListener>,
+    files: Vec<SocketFile>,
+}
+
+const BACKLOG: i32 = 4096;
+
+/// One socket for each address.
+fn listen(addresses: &[ListenAddr], tcp: &TcpOptions) -> Result<Listening, StartError> {
+    let mut out = Listening { tcp: Vec::new(), unix: Vec::new(), files: Vec::new() };
+    for address in addresses {
+        let opened = match address {
+            ListenAddr::Tcp(address) => open(*address, tcp).map(|socket| out.tcp.push(socket)),
+            ListenAddr::Unix(path) => sockets::unix(path, BACKLOG).map(|(socket, file)| {
+                out.unix.push(socket);
+                out.files.push(file);
+            }),
         };
-        open(*address, tcp)
-            .or_else(|error| match address {
-                // A host without IPv6: "all addresses" are those of IPv4.
-                SocketAddr::V6(v6) if v6.ip().is_unspecified() && no_ipv6(&error) => {
-                    open((Ipv4Addr::UNSPECIFIED, v6.port()).into(), tcp)
-                }
-                _ => Err(error),
-            })
-            .map_err(|error| StartError::Listen { address: *address, error })
-    };
-    addresses.iter().map(listen).collect()
+        opened.map_err(|error| StartError::Listen { address: address.clone(), error })?;
+    }
+    Ok(out)
+}
+
+fn listen_http(addresses: &[SocketAddr], tcp: &TcpOptions) -> Result<Vec<TcpListener>, StartError> {
+    let open =
+        |address: &SocketAddr| open(*address, tcp).map_err(|error| StartError::Http { address: *address, error });
+    addresses.iter().map(open).collect()
+}
+
+fn open(address: SocketAddr, tcp: &TcpOptions) -> io::Result<TcpListener> {
+    let open = |address| sockets::tcp(address, BACKLOG, |socket| edge::set_options(socket, tcp));
+    open(address).or_else(|error| match address {
+        // A host without IPv6: "all addresses" are those of IPv4.
+        SocketAddr::V6(v6) if v6.ip().is_unspecified() && no_ipv6(&error) => {
+            open((Ipv4Addr::UNSPECIFIED, v6.port()).into())
+        }
+        _ => Err(error),
+    })
 }
 
 fn no_ipv6(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
 }
 
-fn open(address: SocketAddr, tcp: &TcpOptions) -> io::Result<TcpListener> {
-    const BACKLOG: i32 = 4096;
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    if let SocketAddr::V6(v6) = address {
-        // A wildcard takes both families; an address of its own only what it says.
-        socket.set_only_v6(!v6.ip().is_unspecified())?;
-    }
-    // Only for sockets in TIME_WAIT: it lets nobody share a port that is in use.
-    socket.set_reuse_address(true)?;
-    edge::set_options(SockRef::from(&socket), tcp)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
+fn local(listeners: &[TcpListener]) -> Vec<SocketAddr> {
+    listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect()
 }
 
 /// Memory that queues may take, out of what the host has.
@@ -382,6 +426,8 @@ impl Budget {
 /// What the operator sees first.
 struct StartBlock<'a> {
     addresses: &'a [SocketAddr],
+    unix: &'a [SocketFile],
+    http: &'a [SocketAddr],
     admin: &'a [AdminAddr],
     stun: &'a [SocketAddr],
     stun_any: bool,
@@ -401,6 +447,13 @@ impl fmt::Display for StartBlock<'_> {
         for address in self.addresses {
             let scheme = if self.tls { "https" } else { "http" };
             writeln!(f, "  listening   {scheme}://{address}/derp")?;
+        }
+        for file in self.unix {
+            let scheme = if self.tls { "https" } else { "http" };
+            writeln!(f, "  listening   {scheme} on unix:{}", file.path().display())?;
+        }
+        for address in self.http {
+            writeln!(f, "  plain HTTP  http://{address}/ (captive portal checks, redirects)")?;
         }
         for address in self.admin {
             writeln!(f, "  admin       {address}")?;
@@ -450,6 +503,8 @@ const _: () = assert!(size_of::<Nanos>() == 8);
 mod tests {
     use std::net::TcpStream;
 
+    use socket2::SockRef;
+
     use super::*;
 
     /// Clients connect while the relay is still starting, above all when it has just been restarted.
@@ -460,7 +515,7 @@ mod tests {
             user_timeout: Duration::from_secs(15),
             keepalive_time: Duration::from_secs(600),
         };
-        let listeners = listen(&[ListenAddr::Tcp("127.0.0.1:0".parse().unwrap())], &tcp).unwrap();
+        let listeners = listen(&[ListenAddr::Tcp("127.0.0.1:0".parse().unwrap())], &tcp).unwrap().tcp;
         let _client = TcpStream::connect(listeners[0].local_addr().unwrap()).unwrap();
         let (accepted, _) = listeners[0].accept().unwrap();
         let socket = SockRef::from(&accepted);

@@ -92,6 +92,10 @@ reasons! {
         Handshake => "handshake",
         /// Peer: the HTTP head is not one.
         BadHttp => "bad_http",
+        /// Peer: a PROXY header that cannot be used.
+        BadProxyHeader => "bad_proxy_header",
+        /// Peer, or an operator who has not named his proxy: a PROXY header from who is not trusted.
+        UntrustedProxy => "untrusted_proxy",
         /// Peer: a plain HTTP exchange that ended without an upgrade.
         HttpDone => "http_done",
         /// Peer: ClientInfo is malformed or does not open.

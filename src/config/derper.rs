@@ -10,8 +10,8 @@ pub use super::go_flags::FlagError;
 use super::go_flags::{self, Flags};
 use super::{
     AcceptLimit, AcmeConfig, AdminConfig, Backend, BootstrapDns, Cidr, Config, ConfigError, DebugAccess, Eab,
-    KeySource, ListenAddr, Loaded, LogFormat, MeshKey, QueueLimits, StunConfig, Takeover, TcpOptions, TlsMode, addr,
-    admin, go_values, keys,
+    KeySource, ListenAddr, Loaded, LogFormat, MeshKey, QueueLimits, StunConfig, Takeover, TcpOptions, TlsMode,
+    TrustedProxies, addr, admin, go_values, keys,
 };
 
 /// What a command line of derper asks for.
@@ -80,7 +80,7 @@ fn load(flags: &Flags, host: &Host<'_>) -> Result<Loaded, ConfigError> {
             unpublished: names(flags.text("unpublished-bootstrap-dns-names")),
         },
         connect: flags.bool("ace"),
-        trusted_proxies: Vec::new(),
+        trusted_proxies: TrustedProxies::default(),
         accept_limit: accept_limit(flags)?,
         tls,
         key: if dev { KeySource::Ephemeral } else { key_source(flags, host)? },

@@ -8,6 +8,7 @@ mod error;
 mod go_flags;
 mod go_values;
 pub mod keys;
+mod proxies;
 pub mod serve;
 
 use std::fmt;
@@ -21,6 +22,7 @@ pub use addr::ListenAddr;
 pub use admin::{AdminAddr, AdminConfig, DebugAccess};
 pub use cidr::Cidr;
 pub use error::ConfigError;
+pub use proxies::TrustedProxies;
 
 /// A configuration, and what the operator should read in the log before the relay starts.
 #[derive(Debug)]
@@ -47,7 +49,7 @@ pub struct Config {
     /// derper's `-ace`: CONNECT to the control plane is answered.
     pub connect: bool,
     /// Proxies that are believed about the client's address, by PROXY protocol or header.
-    pub trusted_proxies: Vec<Cidr>,
+    pub trusted_proxies: TrustedProxies,
     pub accept_limit: Option<AcceptLimit>,
     pub key: KeySource,
     /// Clients that present it get mesh rights.

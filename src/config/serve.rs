@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::{
-    AcceptLimit, AcmeConfig, AdminConfig, Backend, BootstrapDns, Cidr, Config, ConfigError, DebugAccess, Eab,
-    KeySource, ListenAddr, Loaded, LogFormat, QUEUE_PACKETS_MAX, QUEUE_PACKETS_MIN, QueueLimits, StunConfig, Takeover,
-    TcpOptions, TlsMode, addr, admin, keys,
+    AcceptLimit, AcmeConfig, AdminConfig, Backend, BootstrapDns, Config, ConfigError, DebugAccess, Eab, KeySource,
+    ListenAddr, Loaded, LogFormat, QUEUE_PACKETS_MAX, QUEUE_PACKETS_MIN, QueueLimits, StunConfig, Takeover, TcpOptions,
+    TlsMode, TrustedProxies, addr, admin, keys,
 };
 
 /// What was written, unchecked. A value is read as text, so that each mistake gets one line in our words.
@@ -17,7 +17,7 @@ pub struct Flags {
     /// Listen on 127.0.0.1:3340 in plain HTTP with a key made at start, unless other flags say otherwise
     #[arg(long)]
     pub dev: bool,
-    /// Addresses to listen on: :443 for every address of both families, or one such as 192.0.2.1:443
+    /// Addresses to listen on: :443 for every address of both families, one such as 192.0.2.1:443, or unix:/PATH
     #[arg(long, value_name = "ADDR", env = "DERPRING_LISTEN", value_delimiter = ',')]
     pub listen: Option<Vec<String>>,
     /// Names or IP addresses that clients reach the relay by; the first one is its own
@@ -85,7 +85,8 @@ pub struct Flags {
     /// [::]:80, with --dev off]
     #[arg(long, value_name = "ADDR", env = "DERPRING_HTTP_LISTEN", value_delimiter = ',')]
     pub http_listen: Option<Vec<String>>,
-    /// Proxies that are believed about a client's address: addresses or ranges such as 10.0.0.0/8 [default: none]
+    /// Proxies that are believed about a client's address: addresses, ranges such as 10.0.0.0/8, or unix for those
+    /// that connect to a unix socket of --listen [default: none]
     #[arg(long, value_name = "CIDR", env = "DERPRING_TRUSTED_PROXY", value_delimiter = ',')]
     pub trusted_proxy: Vec<String>,
     /// New connections per second that are let in; those beyond are closed and counted [default: no limit]
@@ -150,7 +151,7 @@ pub fn load(flags: &Flags) -> Result<Loaded, ConfigError> {
             unpublished: flags.unpublished_bootstrap_dns.clone(),
         },
         connect: false,
-        trusted_proxies: admin::ranges("--trusted-proxy", &flags.trusted_proxy, Cidr::parse_exact)?,
+        trusted_proxies: TrustedProxies::read("--trusted-proxy", &flags.trusted_proxy)?,
         accept_limit: accept_limit(flags)?,
         tls,
         key: match &flags.key_file {

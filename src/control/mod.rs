@@ -1,7 +1,9 @@
 //! What surrounds a relay on its host: its log, its signals, the cores and descriptors that it may use.
 
+pub mod bootstrap_dns;
 pub mod cores;
 pub mod logging;
 pub mod metrics;
 pub mod nofile;
 pub mod signals;
+pub mod sockets;

@@ -27,18 +27,18 @@ impl Admission {
         Self { max: max.unwrap_or(usize::MAX), max_per_net, counts: Mutex::default() }
     }
 
-    /// A place for a client at `ip`, given back when dropped.
+    /// A place for a client at `ip`, given back when dropped. Without an address only the bound on all counts.
     ///
     /// # Errors
     /// Which limit is reached.
-    pub fn reserve(&self, ip: IpAddr, workers: &dyn Workers) -> Result<Place<'_>, CloseReason> {
-        let net = net(ip);
+    pub fn reserve(&self, ip: Option<IpAddr>, workers: &dyn Workers) -> Result<Place<'_>, CloseReason> {
+        let net = ip.map(net);
         self.settle(workers);
         let mut counts = self.counts();
         if counts.total >= self.max {
             return Err(CloseReason::MaxClients);
         }
-        if let Some(max) = self.max_per_net {
+        if let (Some(max), Some(net)) = (self.max_per_net, net) {
             let here = counts.by_net.entry(net).or_default();
             if *here >= max {
                 return Err(CloseReason::MaxClientsPerIp);
@@ -46,7 +46,7 @@ impl Admission {
             *here += 1;
         }
         counts.total += 1;
-        Ok(Place { admission: self, net: Some(net) })
+        Ok(Place { admission: self, net, kept: false })
     }
 
     /// Takes back the places of sessions that have ended.
@@ -79,18 +79,19 @@ impl Admission {
 pub(super) struct Place<'a> {
     admission: &'a Admission,
     net: Option<IpAddr>,
+    kept: bool,
 }
 
 impl Place<'_> {
     /// The client's worker will give it back.
     pub fn keep(mut self) {
-        self.net = None;
+        self.kept = true;
     }
 }
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        if self.net.is_some() {
+        if !self.kept {
             self.admission.give_back(self.net);
         }
     }
@@ -152,7 +153,7 @@ mod tests {
     #[test]
     fn places_come_back_from_failed_logins_and_from_workers() {
         let (ended, admission) = (Ended::default(), Admission::new(Some(3), Some(2)));
-        let reserve = |ip: &str| admission.reserve(ip.parse().unwrap(), &ended);
+        let reserve = |ip: &str| admission.reserve(Some(ip.parse().unwrap()), &ended);
         reserve("10.0.0.1").unwrap().keep();
         let failing = reserve("::ffff:10.0.0.1").unwrap();
         assert_eq!(reserve("10.0.0.1").err(), Some(CloseReason::MaxClientsPerIp));

@@ -11,9 +11,10 @@ use super::debug;
 use super::host::{Host, Stream};
 use super::serve::Edge;
 use super::wire::Wire;
+use super::{bootstrap, connect, proxied};
 use crate::limits;
 use crate::proto::frame::HEADER_LEN;
-use crate::proto::http::{self, Action, Opening, Protocol, Upgrade};
+use crate::proto::http::{self, Action, Door, Opening, Protocol, Upgrade};
 use crate::proto::login::{Login, client_info_len};
 use crate::proto::ws::CloseCode;
 use crate::stats::CloseReason;
@@ -21,14 +22,19 @@ use crate::tls::handshake::{Handshake, HandshakeError, Step};
 use crate::worker::bridge::{Handover, Identity};
 
 /// Ends when the connection has, or has gone to its worker. Counted once, either way.
-pub(super) async fn serve<H: Host>(edge: Rc<Edge<H>>, stream: H::Stream, peer: SocketAddr) {
+///
+/// `peer`: `None` at a unix socket. `beside`: at the plain HTTP listener beside TLS.
+pub(super) async fn serve<H: Host>(edge: Rc<Edge<H>>, stream: H::Stream, peer: Option<SocketAddr>, beside: bool) {
     // An IPv4 peer of a dual-stack socket is one address everywhere: in limits, logs and identities.
-    let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+    let peer = peer.map(|peer| SocketAddr::new(peer.ip().to_canonical(), peer.port()));
     let began = Instant::now();
-    let guest = edge.guests.enter(stream, peer.ip(), edge.shared.login_deadline);
+    let share = proxied::share(&edge.shared, peer);
+    let guest = edge.guests.enter(stream, share, edge.shared.login_deadline);
     let mut wire = Wire::new(guest);
-    let outcome = match admit(&edge, &mut wire, peer).await {
-        Ok(admitted) => hand_over(&edge, wire, admitted, peer).await,
+    // Whom a proxy names takes the peer's place in all of these.
+    let mut client = peer;
+    let outcome = match admit(&edge, &mut wire, &mut client, beside).await {
+        Ok(admitted) => hand_over(&edge, wire, admitted, client).await,
         Err(reason) => {
             edge.guests.leave(&wire.guest);
             Err(reason)
@@ -41,7 +47,8 @@ pub(super) async fn serve<H: Host>(edge: Rc<Edge<H>>, stream: H::Stream, peer: S
         }
         Err(reason) => {
             edge.stats.count_close(reason);
-            tracing::debug!(%peer, %reason, "connection ended before login");
+            let peer = client.map(tracing::field::display);
+            tracing::debug!(peer, %reason, "connection ended before login");
         }
     }
 }
@@ -56,14 +63,21 @@ struct Admitted<'e> {
 async fn admit<'e, H: Host>(
     edge: &'e Edge<H>,
     wire: &mut Wire<H::Stream>,
-    peer: SocketAddr,
+    client: &mut Option<SocketAddr>,
+    beside: bool,
 ) -> Result<Admitted<'e>, CloseReason> {
-    if let Some(config) = &edge.shared.tls {
-        secure(edge, wire, config).await?;
+    *client = proxied::introduction(edge, wire, *client).await?;
+    let door = match &edge.shared.tls {
+        _ if beside => Door::Http,
+        tls => Door::Main { tls: tls.is_some() },
+    };
+    match &edge.shared.tls {
+        Some(config) if !beside => secure(edge, wire, config).await?,
+        _ => wire.open().await?,
     }
-    let upgrade = requests(edge, wire, peer).await?;
+    let upgrade = requests(edge, wire, client, door).await?;
     // Before the 101, while there is still a way to say no.
-    let place = match edge.shared.admission.reserve(peer.ip(), &*edge.shared.workers) {
+    let place = match edge.shared.admission.reserve(client.map(|client| client.ip()), &*edge.shared.workers) {
         Ok(place) => place,
         Err(reason) => {
             let why = match reason {
@@ -124,23 +138,36 @@ async fn secure<H: Host>(
 async fn requests<H: Host>(
     edge: &Edge<H>,
     wire: &mut Wire<H::Stream>,
-    peer: SocketAddr,
+    client: &mut Option<SocketAddr>,
+    door: Door,
 ) -> Result<Upgrade, CloseReason> {
+    let address = *client;
     for answered in 1..=limits::HTTP_REQUESTS_MAX {
         let last = answered == limits::HTTP_REQUESTS_MAX;
-        let visitor = http::Visitor { ip: peer.ip(), last };
+        let services = http::Services { challenges: edge.shared.challenges.as_deref() };
         let exchange = loop {
-            match http::next(&wire.plain_in, &edge.shared.live.load().site, visitor) {
+            let live = edge.shared.live.load();
+            let visitor = http::Visitor { address, proxies: &live.trusted_proxies, door, last };
+            let next = http::next(&wire.plain_in, &live.site, services, visitor);
+            drop(live);
+            match next {
                 Ok(Some(exchange)) => break exchange,
                 Ok(None) => wait_for_request(wire, answered > 1).await?,
                 Err(error) => return Err(refuse(edge, wire, &error.answer(), CloseReason::BadHttp).await),
             }
         };
         wire.plain_in.drain(..exchange.head_len);
+        // A proxy may send the requests of many over one connection.
+        if exchange.client != *client {
+            *client = exchange.client;
+            proxied::place(edge, wire, *client);
+        }
         let answer = match exchange.action {
             Action::Upgrade(upgrade) => return Ok(upgrade),
             Action::Reply(answer) => answer,
             Action::Debug(request) => debug::answer(edge, wire, request).await?,
+            Action::BootstrapDns(request) => bootstrap::answer(edge, &request, *client),
+            Action::Connect(host, port) => return Err(tunnel(edge, wire, *client, (host, port)).await),
         };
         edge.stats.http_requests.add(1);
         let Some(body) = answer.skip else {
@@ -152,6 +179,19 @@ async fn requests<H: Host>(
         skip(wire, body).await?;
     }
     Err(CloseReason::HttpDone)
+}
+
+async fn tunnel<H: Host>(
+    edge: &Edge<H>,
+    wire: &mut Wire<H::Stream>,
+    client: Option<SocketAddr>,
+    target: (String, u16),
+) -> CloseReason {
+    edge.stats.http_requests.add(1);
+    match connect::tunnel(edge, wire, client, target).await {
+        Ok(reason) => reason,
+        Err(answer) => refuse(edge, wire, &answer, CloseReason::HttpDone).await,
+    }
 }
 
 /// An HTTP connection may end between two requests, whoever ends it.
@@ -252,7 +292,7 @@ async fn hand_over<H: Host>(
     edge: &Edge<H>,
     mut wire: Wire<H::Stream>,
     admitted: Admitted<'_>,
-    peer: SocketAddr,
+    address: Option<SocketAddr>,
 ) -> Result<(), CloseReason> {
     edge.guests.leave(&wire.guest);
     if let Some(reason) = wire.guest.cut() {
@@ -274,7 +314,7 @@ async fn hand_over<H: Host>(
         greeting: login.server_info_frame(nonce),
         identity: Identity {
             key: login.key,
-            address: Some(peer),
+            address,
             mesh: login.is_mesh(edge.shared.mesh_key.as_ref()),
             prober: login.info.is_prober,
             not_ideal: admitted.not_ideal,

@@ -27,6 +27,8 @@ pub(super) struct Guests<S> {
 
 struct Inner<S> {
     by_ticket: BTreeMap<Ticket, Rc<Guest<S>>>,
+    /// How many of them no longer count as half-open.
+    kept: usize,
     deadlines: BTreeSet<(Instant, Ticket)>,
 }
 
@@ -35,6 +37,7 @@ pub(super) struct Guest<S> {
     ticket: Cell<Ticket>,
     deadline: Cell<Instant>,
     cut: Cell<Option<CloseReason>>,
+    kept: Cell<bool>,
 }
 
 impl<S> Guest<S> {
@@ -51,17 +54,36 @@ impl<S> Guest<S> {
 impl<S: Stream> Guests<S> {
     pub fn new(edge: usize, half_open: Arc<HalfOpen>, stats: Arc<Stats>) -> Self {
         let mailbox = half_open.mailbox(edge);
-        let inner = RefCell::new(Inner { by_ticket: BTreeMap::new(), deadlines: BTreeSet::new() });
+        let inner = RefCell::new(Inner { by_ticket: BTreeMap::new(), kept: 0, deadlines: BTreeSet::new() });
         Self { edge, half_open, mailbox, stats, inner }
     }
 
-    pub fn enter(&self, stream: S, ip: IpAddr, time: Duration) -> Rc<Guest<S>> {
-        let ticket = self.half_open.enter(self.edge, net(ip));
+    /// `share`: whose part of the places it takes, if anybody's.
+    pub fn enter(&self, stream: S, share: Option<IpAddr>, time: Duration) -> Rc<Guest<S>> {
+        let ticket = self.half_open.enter(self.edge, share.map(net));
         let deadline = Instant::now() + time;
         let cut = Cell::new(None);
-        let guest = Rc::new(Guest { stream, ticket: Cell::new(ticket), deadline: Cell::new(deadline), cut });
+        let (ticket, deadline, kept) = (Cell::new(ticket), Cell::new(deadline), Cell::new(false));
+        let guest = Rc::new(Guest { stream, ticket, deadline, cut, kept });
         self.insert(&guest);
         guest
+    }
+
+    /// It turned out to be somebody else's.
+    pub fn place(&self, guest: &Guest<S>, share: Option<IpAddr>) {
+        self.half_open.place(guest.ticket.get(), share.map(net));
+    }
+
+    /// It has become something that may last, and takes no half-open place from here on. Its new deadline is `time` from
+    /// now; called again, another one.
+    pub fn keep(&self, guest: &Rc<Guest<S>>, time: Duration) {
+        self.half_open.leave(guest.ticket.get());
+        self.remove(guest);
+        guest.kept.set(true);
+        guest.deadline.set(Instant::now() + time);
+        if guest.cut.get().is_none() {
+            self.insert(guest);
+        }
     }
 
     /// A new deadline, `time` from now.
@@ -121,9 +143,11 @@ impl<S: Stream> Guests<S> {
     fn insert(&self, guest: &Rc<Guest<S>>) {
         let mut inner = self.inner.borrow_mut();
         let entry = (guest.deadline.get(), guest.ticket.get());
-        inner.by_ticket.insert(entry.1, guest.clone());
+        if inner.by_ticket.insert(entry.1, guest.clone()).is_none() {
+            inner.kept += usize::from(guest.kept.get());
+        }
         inner.deadlines.insert(entry);
-        self.stats.half_open.set(inner.by_ticket.len() as u64);
+        self.count(&inner);
         if inner.deadlines.first() == Some(&entry) {
             // The one who sleeps until the first deadline has a new one.
             self.mailbox.wake.notify_one();
@@ -132,8 +156,14 @@ impl<S: Stream> Guests<S> {
 
     fn remove(&self, guest: &Guest<S>) {
         let mut inner = self.inner.borrow_mut();
-        inner.by_ticket.remove(&guest.ticket.get());
+        if inner.by_ticket.remove(&guest.ticket.get()).is_some() {
+            inner.kept -= usize::from(guest.kept.get());
+        }
         inner.deadlines.remove(&(guest.deadline.get(), guest.ticket.get()));
-        self.stats.half_open.set(inner.by_ticket.len() as u64);
+        self.count(&inner);
+    }
+
+    fn count(&self, inner: &Inner<S>) {
+        self.stats.half_open.set((inner.by_ticket.len() - inner.kept) as u64);
     }
 }

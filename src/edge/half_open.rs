@@ -35,7 +35,8 @@ impl Mailbox {
 #[derive(Default)]
 struct Table {
     next: Ticket,
-    order: BTreeMap<Ticket, (usize, IpAddr)>,
+    /// Edge, and the address it counts under, if any.
+    order: BTreeMap<Ticket, (usize, Option<IpAddr>)>,
     by_net: HashMap<IpAddr, BTreeSet<Ticket>>,
 }
 
@@ -56,23 +57,45 @@ impl HalfOpen {
     }
 
     /// Lets a newcomer in, always; at a bound the oldest one goes, that of the same address first.
-    pub fn enter(&self, edge: usize, net: IpAddr) -> Ticket {
+    pub fn enter(&self, edge: usize, net: Option<IpAddr>) -> Ticket {
         let mut table = lock(&self.table);
-        let crowd = table.by_net.get(&net).filter(|tickets| tickets.len() >= self.max_per_net);
-        let victim = match crowd.and_then(|tickets| tickets.first()) {
-            Some(&oldest) => Some(oldest),
+        let victim = match self.oldest_of_crowd(&table, net) {
             None if table.order.len() >= self.max => table.order.first_key_value().map(|(&oldest, _)| oldest),
-            None => None,
+            crowd => crowd,
         };
         let evicted = victim.and_then(|ticket| table.remove(ticket).map(|(edge, _)| (edge, ticket)));
         let ticket = table.insert(edge, net);
         drop(table);
+        self.send_away(evicted);
+        ticket
+    }
+
+    /// From here on a connection counts under another address. It keeps its age, but not at the cost of one that is
+    /// there already: a crowd's oldest goes, be it this one.
+    pub fn place(&self, ticket: Ticket, net: Option<IpAddr>) {
+        let mut table = lock(&self.table);
+        if table.order.get(&ticket).is_none_or(|(_, now)| *now == net) {
+            return;
+        }
+        table.place(ticket, net);
+        let crowded = net.and_then(|net| table.by_net.get(&net)).is_some_and(|here| here.len() > self.max_per_net);
+        let victim = if crowded { self.oldest_of_crowd(&table, net) } else { None };
+        let evicted = victim.and_then(|ticket| table.remove(ticket).map(|(edge, _)| (edge, ticket)));
+        drop(table);
+        self.send_away(evicted);
+    }
+
+    fn oldest_of_crowd(&self, table: &Table, net: Option<IpAddr>) -> Option<Ticket> {
+        let crowd = table.by_net.get(&net?).filter(|tickets| tickets.len() >= self.max_per_net);
+        crowd.and_then(|tickets| tickets.first()).copied()
+    }
+
+    fn send_away(&self, evicted: Option<(usize, Ticket)>) {
         if let Some((edge, ticket)) = evicted {
             let mailbox = &self.mailboxes[edge];
             lock(&mailbox.cuts).push(ticket);
             mailbox.wake.notify_one();
         }
-        ticket
     }
 
     /// Makes a connection the youngest again. `None`: it is on its way out.
@@ -88,20 +111,31 @@ impl HalfOpen {
 }
 
 impl Table {
-    fn insert(&mut self, edge: usize, net: IpAddr) -> Ticket {
+    fn insert(&mut self, edge: usize, net: Option<IpAddr>) -> Ticket {
         let ticket = self.next;
         self.next += 1;
         self.order.insert(ticket, (edge, net));
-        self.by_net.entry(net).or_default().insert(ticket);
+        if let Some(net) = net {
+            self.by_net.entry(net).or_default().insert(ticket);
+        }
         ticket
     }
 
-    fn remove(&mut self, ticket: Ticket) -> Option<(usize, IpAddr)> {
+    fn place(&mut self, ticket: Ticket, net: Option<IpAddr>) {
+        let Some((edge, _)) = self.remove(ticket) else { return };
+        self.order.insert(ticket, (edge, net));
+        if let Some(net) = net {
+            self.by_net.entry(net).or_default().insert(ticket);
+        }
+    }
+
+    fn remove(&mut self, ticket: Ticket) -> Option<(usize, Option<IpAddr>)> {
         let (edge, net) = self.order.remove(&ticket)?;
-        if let Some(tickets) = self.by_net.get_mut(&net) {
+        let Some(crowd) = net else { return Some((edge, net)) };
+        if let Some(tickets) = self.by_net.get_mut(&crowd) {
             tickets.remove(&ticket);
             if tickets.is_empty() {
-                self.by_net.remove(&net);
+                self.by_net.remove(&crowd);
             }
         }
         Some((edge, net))
@@ -116,8 +150,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use super::*;
 
-    fn net(n: u8) -> IpAddr {
-        IpAddr::from([10, 0, 0, n])
+    fn net(n: u8) -> Option<IpAddr> {
+        Some(IpAddr::from([10, 0, 0, n]))
     }
 
     #[test]
@@ -138,5 +172,30 @@ mod tests {
         table.leave(c);
         table.enter(0, net(5));
         assert!(table.mailbox(0).take().is_empty(), "there was room again");
+    }
+
+    #[test]
+    fn a_proxy_has_no_share_of_its_own_and_its_clients_have() {
+        let table = HalfOpen::new(8, 2, 1);
+        let tickets: Vec<Ticket> = (0..6).map(|_| table.enter(0, None)).collect();
+        assert!(table.mailbox(0).take().is_empty(), "more than one address may have");
+        let own = table.enter(0, net(1));
+        table.place(tickets[0], net(1));
+        table.place(tickets[0], net(1));
+        assert!(table.mailbox(0).take().is_empty(), "two of them");
+        table.place(tickets[1], net(1));
+        assert_eq!(table.mailbox(0).take(), [tickets[0]], "the oldest of the three");
+        table.place(tickets[0], net(1));
+        table.place(tickets[2], net(1));
+        assert_eq!(table.mailbox(0).take(), [tickets[1]]);
+        assert_eq!(table.renew(tickets[1]), None);
+        table.place(tickets[2], None);
+        let last = table.enter(0, net(1));
+        assert!(table.mailbox(0).take().is_empty(), "a place was left");
+        table.place(tickets[3], net(1));
+        assert_eq!(table.mailbox(0).take(), [tickets[3]], "it is the oldest itself");
+        for ticket in [own, last, tickets[2]] {
+            assert!(table.renew(ticket).is_some());
+        }
     }
 }

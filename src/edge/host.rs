@@ -4,16 +4,19 @@
 //! may be dropped before it is done: a read ends by shutting its socket down.
 
 use std::io;
-use std::net::{Shutdown, SocketAddr, TcpListener};
+use std::net::{Shutdown, SocketAddr};
 use std::os::fd::OwnedFd;
+
+use super::entrance::Listening;
 
 pub(super) trait Host: 'static {
     type Listener: 'static;
     type Stream: Stream;
 
-    fn listener(&self, listener: TcpListener) -> io::Result<Self::Listener>;
+    fn listener(&self, listener: Listening) -> io::Result<Self::Listener>;
 
-    async fn accept(&self, listener: &Self::Listener) -> io::Result<(Self::Stream, SocketAddr)>;
+    /// The peers of a unix socket have no address.
+    async fn accept(&self, listener: &Self::Listener) -> io::Result<(Self::Stream, Option<SocketAddr>)>;
 
     /// Takes the descriptor, non-blocking, out of a stream with no operation in flight.
     fn release(&self, stream: Self::Stream) -> io::Result<OwnedFd>;

@@ -5,11 +5,15 @@
 
 mod admit;
 mod bells;
+mod bootstrap;
 mod conn;
+pub mod connect;
 pub mod debug;
+mod entrance;
 mod guests;
 mod half_open;
 mod host;
+mod proxied;
 mod serve;
 mod stats;
 mod stream_tokio;
@@ -17,7 +21,8 @@ mod stream_uring;
 mod wire;
 
 use std::io;
-use std::net::{Shutdown, TcpListener};
+use std::net::TcpListener;
+use std::os::unix::net::UnixListener;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
@@ -26,15 +31,18 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use socket2::{SockRef, TcpKeepalive};
 
-use crate::config::{Cidr, HomePage, TcpOptions};
+use crate::config::{HomePage, TcpOptions, TrustedProxies};
+use crate::control::bootstrap_dns;
 use crate::control::logging::Limiter;
 use crate::limits;
-use crate::proto::http::Site;
+use crate::proto::http::{Challenges, Site};
 use crate::proto::key::NodeKey;
 use crate::proto::login::Keys;
 use crate::worker::bridge::{Event, Handover};
 use admit::Admission;
+use connect::{Lookup, Tunnels};
 use debug::Desk;
+use entrance::Entrance;
 use half_open::HalfOpen;
 use serve::{Hello, Shared};
 pub use stats::Stats;
@@ -61,12 +69,16 @@ pub trait Workers: Send + Sync {
 pub struct Live {
     pub site: Site,
     /// Proxies that are believed about a client's address.
-    pub trusted_proxies: Vec<Cidr>,
+    pub trusted_proxies: TrustedProxies,
 }
 
 pub struct EdgeConfig {
     /// Bound and listening. Every edge accepts from all of them.
     pub listeners: Vec<TcpListener>,
+    /// The same, in the file system. What they serve is what `listeners` serve.
+    pub unix: Vec<UnixListener>,
+    /// Plain HTTP beside TLS.
+    pub http: Vec<TcpListener>,
     /// `None`: plain HTTP. Must allow secrets to be extracted.
     pub tls: Option<Arc<rustls::ServerConfig>>,
     pub keys: Arc<Keys>,
@@ -74,6 +86,12 @@ pub struct EdgeConfig {
     pub live: Live,
     /// Who makes the pages of `/debug/`.
     pub desk: Option<Desk>,
+    /// Who asks for certificates, and is asked over plain HTTP whether it did.
+    pub challenges: Option<Arc<dyn Challenges>>,
+    /// What `/bootstrap-dns` tells.
+    pub bootstrap_dns: Arc<bootstrap_dns::Table>,
+    /// Who finds the targets of CONNECT.
+    pub lookup: Lookup,
     pub max_clients: Option<usize>,
     pub max_clients_per_ip: Option<usize>,
     /// Number of threads; at least one.
@@ -90,11 +108,19 @@ impl EdgeConfig {
     pub fn new(listeners: Vec<TcpListener>, keys: Arc<Keys>) -> Self {
         Self {
             listeners,
+            unix: Vec::new(),
+            http: Vec::new(),
             tls: None,
             keys,
             mesh_key: None,
-            live: Live { site: Site { home: HomePage::Default, debug: None, derp: true }, trusted_proxies: Vec::new() },
+            live: Live {
+                site: Site { home: HomePage::Default, debug: None, derp: true, connect: false, tailscales: false },
+                trusted_proxies: TrustedProxies::default(),
+            },
             desk: None,
+            challenges: None,
+            bootstrap_dns: bootstrap_dns::Table::empty(),
+            lookup: connect::system(),
             max_clients: None,
             max_clients_per_ip: None,
             edges: 1,
@@ -140,6 +166,9 @@ pub fn start(config: EdgeConfig, workers: Arc<dyn Workers>) -> Result<EdgeHandle
         mesh_key: config.mesh_key,
         live: ArcSwap::from_pointee(config.live),
         desk: config.desk,
+        challenges: config.challenges,
+        bootstrap_dns: config.bootstrap_dns,
+        tunnels: Tunnels::new(config.lookup),
         login_deadline: config.login_deadline,
         half_open: Arc::new(half_open),
         admission: Admission::new(config.max_clients, config.max_clients_per_ip),
@@ -147,9 +176,11 @@ pub fn start(config: EdgeConfig, workers: Arc<dyn Workers>) -> Result<EdgeHandle
         stopping: AtomicBool::new(false),
         closing: AtomicBool::new(false),
         pause_lines: Limiter::new(limits::ACCEPT_PAUSE_LOG),
+        proxy_lines: Limiter::new(limits::UNTRUSTED_PROXY_LOG),
     });
     let stats: Arc<[Arc<Stats>]> = (0..edges).map(|_| Arc::default()).collect();
-    let crew = Crew { listeners: &config.listeners, shared: &shared, stats: &stats };
+    let entrances = Entrance::all(config.listeners, config.unix, config.http);
+    let crew = Crew { entrances: &entrances, shared: &shared, stats: &stats };
     let uring = config.use_uring.and_then(|()| stream_uring::probe()).and_then(|()| {
         // The probe cannot know whether there is room for all the rings.
         crew.start(true).map_err(|error| error.to_string())
@@ -158,7 +189,7 @@ pub fn start(config: EdgeConfig, workers: Arc<dyn Workers>) -> Result<EdgeHandle
         Ok(threads) => (Backend::Uring, threads),
         Err(reason) => (Backend::Tokio(reason), crew.start(false)?),
     };
-    Ok(EdgeHandle { listeners: config.listeners, shared, stats, backend, threads })
+    Ok(EdgeHandle { entrances, shared, stats, backend, threads })
 }
 
 /// Prepares a socket that is about to listen. Accepted sockets inherit all of this, at no cost per connection; those
@@ -181,7 +212,7 @@ pub fn set_options(socket: SockRef<'_>, tcp: &TcpOptions) -> io::Result<()> {
 }
 
 struct Crew<'a> {
-    listeners: &'a [TcpListener],
+    entrances: &'a [Entrance],
     shared: &'a Arc<Shared>,
     stats: &'a [Arc<Stats>],
 }
@@ -193,8 +224,8 @@ impl Crew<'_> {
         let mut going = Vec::new();
         let mut threads = Vec::new();
         for (index, stats) in self.stats.iter().enumerate() {
-            let listeners: io::Result<Vec<_>> = self.listeners.iter().map(TcpListener::try_clone).collect();
-            let listeners = listeners.map_err(StartError::Listener)?;
+            let entrances: io::Result<Vec<_>> = self.entrances.iter().map(Entrance::share).collect();
+            let entrances = entrances.map_err(StartError::Listener)?;
             let (shared, stats, ready_tx) = (self.shared.clone(), stats.clone(), ready_tx.clone());
             let (go, gone) = mpsc::channel();
             going.push(go);
@@ -203,10 +234,10 @@ impl Crew<'_> {
                 if uring {
                     let made = stream_uring::Runtime::new().map(|runtime| (runtime, stream_uring::Uring::new()));
                     let Some((runtime, host)) = await_start(made, &ready_tx, &gone) else { return };
-                    runtime.run(serve::run(index, host, listeners, shared, stats));
+                    runtime.run(serve::run(index, host, entrances, shared, stats));
                 } else {
                     let Some(runtime) = await_start(stream_tokio::Runtime::new(), &ready_tx, &gone) else { return };
-                    runtime.run(serve::run(index, stream_tokio::Tokio, listeners, shared, stats));
+                    runtime.run(serve::run(index, stream_tokio::Tokio, entrances, shared, stats));
                 }
             };
             let thread = std::thread::Builder::new().name(format!("edge-{index}")).spawn(main);
@@ -249,7 +280,7 @@ pub(crate) fn be_nice() {
 
 /// The running edge.
 pub struct EdgeHandle {
-    listeners: Vec<TcpListener>,
+    entrances: Vec<Entrance>,
     shared: Arc<Shared>,
     stats: Arc<[Arc<Stats>]>,
     backend: Backend,
@@ -274,10 +305,7 @@ impl EdgeHandle {
     /// From here on connects are refused. Connections that are in stay, until their deadline.
     pub fn stop_accepting(&self) {
         self.shared.stopping.store(true, Ordering::Release);
-        for listener in &self.listeners {
-            // One shutdown ends it for every duplicate, and wakes all who wait in accept.
-            let _ = SockRef::from(listener).shutdown(Shutdown::Both);
-        }
+        self.entrances.iter().for_each(Entrance::close);
     }
 
     /// Ends every connection that has not gone to a worker, and the threads.

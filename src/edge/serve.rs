@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::io;
-use std::net::TcpListener;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,12 +15,15 @@ use tokio::time::{Duration, Instant, sleep, timeout_at};
 
 use super::admit::Admission;
 use super::bells::Bells;
+use super::connect::Tunnels;
 use super::debug::Desk;
+use super::entrance::Entrance;
 use super::guests::Guests;
 use super::half_open::HalfOpen;
 use super::host::Host;
 use super::stats::Stats;
 use super::{Live, Workers, conn};
+use crate::control::bootstrap_dns;
 use crate::control::logging::Limiter;
 use crate::limits;
 use crate::proto::http;
@@ -56,6 +59,10 @@ pub(super) struct Shared {
     pub live: ArcSwap<Live>,
     /// Where the pages under `/debug/` are made.
     pub desk: Option<Desk>,
+    /// Who knows the answers to challenges of ACME.
+    pub challenges: Option<Arc<dyn http::Challenges>>,
+    pub bootstrap_dns: Arc<bootstrap_dns::Table>,
+    pub tunnels: Tunnels,
     pub login_deadline: Duration,
     pub half_open: Arc<HalfOpen>,
     pub admission: Admission,
@@ -65,11 +72,17 @@ pub(super) struct Shared {
     /// Connections are to end, too.
     pub closing: AtomicBool,
     pub pause_lines: Limiter,
+    pub proxy_lines: Limiter,
 }
 
 impl Shared {
     pub fn is_closing(&self) -> bool {
         self.closing.load(Ordering::Acquire)
+    }
+
+    /// Whether somebody is believed about who is behind him.
+    pub fn trusts(&self, peer: Option<SocketAddr>) -> bool {
+        self.live.load().trusted_proxies.trusts(peer.map(|peer| peer.ip()))
     }
 }
 
@@ -107,7 +120,7 @@ impl Drop for LargeLogin<'_> {
 pub(super) async fn run<H: Host>(
     index: usize,
     host: H,
-    listeners: Vec<TcpListener>,
+    entrances: Vec<Entrance>,
     shared: Arc<Shared>,
     stats: Arc<Stats>,
 ) {
@@ -117,8 +130,8 @@ pub(super) async fn run<H: Host>(
     let edge = Rc::new(Edge { host, shared, stats, guests, bells: Bells::default(), large_logins, tasks });
     let ringing = edge.clone();
     let ringing = spawn_local(async move { ringing.bells.run(&*ringing.shared.workers).await });
-    for listener in listeners {
-        spawn(&edge, accept(edge.clone(), listener));
+    for entrance in entrances {
+        spawn(&edge, accept(edge.clone(), entrance));
     }
     loop {
         if edge.shared.is_closing() {
@@ -150,8 +163,9 @@ fn spawn<H: Host>(edge: &Rc<Edge<H>>, task: impl Future<Output = ()> + 'static) 
 }
 
 /// One long-lived loop per listener: an accept is never raced against anything, and ends by the listener's shutdown.
-async fn accept<H: Host>(edge: Rc<Edge<H>>, listener: TcpListener) {
-    let listener = match edge.host.listener(listener) {
+async fn accept<H: Host>(edge: Rc<Edge<H>>, entrance: Entrance) {
+    let beside = entrance.beside;
+    let listener = match edge.host.listener(entrance.socket) {
         Ok(listener) => listener,
         Err(error) => return tracing::error!(%error, "an edge cannot use its listener"),
     };
@@ -159,7 +173,7 @@ async fn accept<H: Host>(edge: Rc<Edge<H>>, listener: TcpListener) {
         match edge.host.accept(&listener).await {
             Ok((stream, peer)) => {
                 edge.stats.accepts.add(1);
-                spawn(&edge, conn::serve(edge.clone(), stream, peer));
+                spawn(&edge, conn::serve(edge.clone(), stream, peer, beside));
                 // Who is here comes before who queues outside: else a crowd would push out those in mid-login.
                 yield_now().await;
             }

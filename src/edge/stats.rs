@@ -1,5 +1,6 @@
 //! What one edge counts. Its thread alone writes.
 
+use crate::control::bootstrap_dns;
 use crate::stats::{Cell, CloseReason, Powers};
 use crate::tls::handshake::TlsVersion;
 
@@ -23,6 +24,8 @@ pub struct Stats {
     pub half_open: Cell,
     /// WebSocket upgrades that were answered.
     pub websocket_accepts: Cell,
+    /// What was asked of `/bootstrap-dns`, by [`bootstrap_dns::Count`].
+    pub bootstrap_dns: [Cell; bootstrap_dns::Count::COUNT],
     /// Microseconds from accept until a worker has the connection.
     pub login_time: Powers<24>,
     /// Connections that ended here, by [`CloseReason`].
@@ -43,6 +46,7 @@ impl Default for Stats {
             logins: Cell::default(),
             half_open: Cell::default(),
             websocket_accepts: Cell::default(),
+            bootstrap_dns: std::array::from_fn(|_| Cell::default()),
             login_time: Powers::new(0),
             closes: std::array::from_fn(|_| Cell::default()),
         }

@@ -8,15 +8,18 @@ use std::future::Future;
 use std::io::{self, Write};
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::{DupFlags, Errno, dup3, fcntl_dupfd_cloexec, ioctl_fionbio};
+use tokio::io::unix::AsyncFd;
 use tokio_uring::buf::BoundedBuf;
 use tokio_uring::net::{TcpListener, TcpStream};
 
+use super::entrance::Listening;
 use super::host::{Host, Stream};
+use super::stream_tokio::{self, accept_unix};
 use crate::driver::fd::of_uring_stream;
 use crate::limits;
 
@@ -78,18 +81,36 @@ impl Uring {
     }
 }
 
+/// tokio-uring's own listener knows no unix sockets whose streams could leave it: those are accepted by epoll, which its
+/// runtime has as well.
+pub(super) enum Listener {
+    Tcp(TcpListener),
+    Unix(AsyncFd<UnixListener>),
+}
+
 impl Host for Uring {
-    type Listener = TcpListener;
+    type Listener = Listener;
     type Stream = TcpStream;
 
     /// Blocking: an operation on a non-blocking descriptor would fail at once instead of waiting in the kernel.
-    fn listener(&self, listener: std::net::TcpListener) -> io::Result<TcpListener> {
-        listener.set_nonblocking(false)?;
-        Ok(TcpListener::from_std(listener))
+    fn listener(&self, listener: Listening) -> io::Result<Listener> {
+        match listener {
+            Listening::Tcp(tcp) => {
+                tcp.set_nonblocking(false)?;
+                Ok(Listener::Tcp(TcpListener::from_std(tcp)))
+            }
+            Listening::Unix(unix) => stream_tokio::unix(unix).map(Listener::Unix),
+        }
     }
 
-    async fn accept(&self, listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
-        listener.accept().await
+    async fn accept(&self, listener: &Listener) -> io::Result<(TcpStream, Option<SocketAddr>)> {
+        match listener {
+            Listener::Tcp(tcp) => tcp.accept().await.map(|(stream, peer)| (stream, Some(peer))),
+            Listener::Unix(unix) => {
+                // It blocks, as it must here.
+                Ok((TcpStream::from_std(accept_unix(unix).await?), None))
+            }
+        }
     }
 
     /// tokio-uring never gives a descriptor back, so a duplicate leaves. Each edge keeps a descriptor in reserve for

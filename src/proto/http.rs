@@ -3,23 +3,32 @@
 //! Just enough of HTTP/1 for the upgrade to DERP and for the pages that clients, probers and people ask for. Routes,
 //! texts and codes are the reference's; clients and monitoring depend on them.
 
+mod bootstrap;
 mod challenge;
+mod connect;
 mod debug;
+mod forwarded;
 mod head;
+mod home;
 mod path;
+mod plain;
 mod reply;
 mod route;
 mod websocket;
 
-use std::net::IpAddr;
+use std::net::SocketAddr;
 
-use crate::config::{DebugAccess, HomePage};
+use crate::config::{DebugAccess, HomePage, TrustedProxies};
 use crate::limits;
 use crate::proto::key::NodeKey;
 
+pub use bootstrap::BootstrapRequest;
 pub use challenge::{Challenge, Challenges};
+pub use connect::{CONNECTED, unreachable};
 pub use debug::{DebugRequest, Pending};
+use forwarded::Client;
 use head::Head;
+pub use home::is_tailscales;
 use reply::Reply;
 pub use websocket::Opening;
 
@@ -31,13 +40,36 @@ pub struct Site {
     pub debug: Option<DebugAccess>,
     /// Whether `/derp` is served.
     pub derp: bool,
+    /// Whether CONNECT to the control plane is.
+    pub connect: bool,
+    /// Whether this is one of Tailscale's own relays, whose home page says whom to tell of abuse.
+    pub tailscales: bool,
+}
+
+/// Who knows what a route asks for and no configuration says.
+#[derive(Clone, Copy, Default)]
+pub struct Services<'a> {
+    pub challenges: Option<&'a dyn Challenges>,
+}
+
+/// Where a request came in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Door {
+    Main {
+        tls: bool,
+    },
+    /// Plain HTTP beside TLS.
+    Http,
 }
 
 /// What a request depends on besides its bytes.
-#[derive(Clone, Copy)]
-pub struct Visitor {
-    /// The TCP peer.
-    pub ip: IpAddr,
+#[derive(Clone, Copy, Debug)]
+pub struct Visitor<'a> {
+    /// The peer's, or that of the PROXY header. `None`: a unix socket has none.
+    pub address: Option<SocketAddr>,
+    /// Who is believed about the hop before it.
+    pub proxies: &'a TrustedProxies,
+    pub door: Door,
     /// No request is answered after this one.
     pub last: bool,
 }
@@ -47,6 +79,8 @@ pub struct Visitor {
 pub struct Exchange {
     /// Bytes of the head, which the caller removes.
     pub head_len: usize,
+    /// Who asks, as far back as proxies are believed.
+    pub client: Option<SocketAddr>,
     pub action: Action,
 }
 
@@ -55,6 +89,9 @@ pub enum Action {
     Reply(Answer),
     /// One of the pages that are made elsewhere.
     Debug(DebugRequest),
+    BootstrapDns(BootstrapRequest),
+    /// The connection is a tunnel to this host and port from here on.
+    Connect(String, u16),
     /// The connection is DERP from here on, beginning with the bytes behind the head.
     Upgrade(Upgrade),
 }
@@ -88,7 +125,7 @@ pub enum Protocol {
 pub enum HttpError {
     #[error("peer's request is not HTTP")]
     Malformed,
-    #[error("peer's request needs exactly one Host")]
+    #[error("peer's request needs exactly one Host, of the characters that a host may have")]
     Host,
     #[error("peer's request head is longer than {} bytes", limits::HTTP_HEAD_MAX)]
     TooLarge,
@@ -96,6 +133,8 @@ pub enum HttpError {
     Version,
     #[error("peer's request has a body of unknown length")]
     Body,
+    #[error("X-Forwarded-For and Forwarded name different clients: a trusted proxy must write or remove both")]
+    Forwarded,
 }
 
 impl HttpError {
@@ -107,6 +146,7 @@ impl HttpError {
             Self::TooLarge => (431, "request head too large"),
             Self::Version => (505, "HTTP version not supported"),
             Self::Body => (400, "request bodies need a Content-Length"),
+            Self::Forwarded => (400, "X-Forwarded-For and Forwarded name different clients"),
         };
         Reply::text(status, text).last()
     }
@@ -116,22 +156,32 @@ impl HttpError {
 ///
 /// # Errors
 /// [`HttpError::answer`] is to be sent, then the connection ends.
-pub fn next(buf: &[u8], site: &Site, visitor: Visitor) -> Result<Option<Exchange>, HttpError> {
+pub fn next(
+    buf: &[u8],
+    site: &Site,
+    services: Services<'_>,
+    visitor: Visitor<'_>,
+) -> Result<Option<Exchange>, HttpError> {
     let Some(head) = Head::parse(buf)? else {
         return if buf.len() >= limits::HTTP_HEAD_MAX { Err(HttpError::TooLarge) } else { Ok(None) };
     };
     if head.len > limits::HTTP_HEAD_MAX {
         return Err(HttpError::TooLarge);
     }
-    let action = match route::route(&head, site, visitor)? {
+    let client = forwarded::client(&head, visitor)?;
+    let action = match route::route(&head, site, services, visitor.door, client)? {
         route::Routed::Upgrade(upgrade) => Action::Upgrade(upgrade),
         route::Routed::Debug(page) => Action::Debug(page.of(&head, visitor.last)),
+        route::Routed::BootstrapDns(question) => {
+            Action::BootstrapDns(question.pending(Pending::of(&head, visitor.last)))
+        }
+        route::Routed::Connect(host, port) => Action::Connect(host, port),
         route::Routed::Reply(reply) => {
             let skip = head.skip().filter(|_| !visitor.last);
             Action::Reply(Answer { bytes: reply.encode(&head, skip.is_some()), skip })
         }
     };
-    Ok(Some(Exchange { head_len: head.len, action }))
+    Ok(Some(Exchange { head_len: head.len, client: client.address, action }))
 }
 
 /// The answer that turns the connection into DERP, for clients that wait for one.

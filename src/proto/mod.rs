@@ -5,5 +5,6 @@ pub mod frame;
 pub mod http;
 pub mod key;
 pub mod login;
+pub mod proxy;
 pub mod stun;
 pub mod ws;

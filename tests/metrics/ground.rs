@@ -30,6 +30,7 @@ pub fn ground(tls: bool) -> Ground {
         edges: edges.clone(),
         stun: stun.clone(),
         inboxes: Arc::new(|worker| 7 * worker),
+        bootstrap_dns: derpring::control::bootstrap_dns::Table::empty(),
         limits: Limits {
             max_clients: 5000,
             half_open: 4096,

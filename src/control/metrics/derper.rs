@@ -1,10 +1,11 @@
 //! The variables that derper and Coder's relay publish, under the names that they have there, with our numbers.
 //!
-//! What derper counts and this relay does not do yet (mesh dialling, bootstrap DNS) is there at zero, which is
+//! What derper counts and this relay does not do yet (mesh dialling) is there at zero, which is
 //! what happened. What only Go has (goroutines, its heap) is left out.
 
 use std::time::UNIX_EPOCH;
 
+use crate::control::bootstrap_dns::Count;
 use crate::stats::{DropReason, ROUND_TRIP_LABELS, StunResult};
 
 use super::pass::{Distribution, Pass};
@@ -69,7 +70,10 @@ pub fn variables(pass: &Pass) -> Vars {
         ("stun", Var::Set(stun(pass))),
         ("version", Var::Version(pass.build.version)),
     ];
-    vars.extend(BOOTSTRAP_DNS.map(|name| (name, Var::Whole(0))));
+    vars.extend(
+        BOOTSTRAP_DNS.map(|(name, count)| (name, Var::Whole(pass.edge_sum(|e| e.bootstrap_dns[count as usize])))),
+    );
+    vars.push(("counter_bootstrap_dns_queried_domains", Var::Computed(pass.names_asked.into())));
     if pass.build.tls {
         vars.push(("tls_listener", Var::Set(tls_listener(pass))));
     }
@@ -77,14 +81,13 @@ pub fn variables(pass: &Pass) -> Vars {
     vars
 }
 
-const BOOTSTRAP_DNS: [&str; 7] = [
-    "counter_bootstrap_dns_published_hits",
-    "counter_bootstrap_dns_published_misses",
-    "counter_bootstrap_dns_queried_domains",
-    "counter_bootstrap_dns_requests",
-    "counter_bootstrap_dns_unpublished_hits",
-    "counter_bootstrap_dns_unpublished_misses",
-    "counter_bootstrap_dns_unpublished_percent_misses",
+const BOOTSTRAP_DNS: [(&str, Count); Count::COUNT] = [
+    ("counter_bootstrap_dns_published_hits", Count::PublishedHits),
+    ("counter_bootstrap_dns_published_misses", Count::PublishedMisses),
+    ("counter_bootstrap_dns_requests", Count::Requests),
+    ("counter_bootstrap_dns_unpublished_hits", Count::UnpublishedHits),
+    ("counter_bootstrap_dns_unpublished_misses", Count::UnpublishedMisses),
+    ("counter_bootstrap_dns_unpublished_percent_misses", Count::UnpublishedPercentMisses),
 ];
 
 /// Keys announced at a time, and rounds of one announcement, to mesh peers.

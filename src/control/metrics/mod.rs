@@ -26,6 +26,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
+use crate::control::bootstrap_dns;
 use crate::edge;
 use crate::stats::{Cell, DropReason, WorkerStats};
 use crate::stun;
@@ -42,6 +43,7 @@ pub struct Sources {
     pub stun: Arc<stun::Stats>,
     /// Chains that wait in the inbox of a worker.
     pub inboxes: Arc<dyn Fn(usize) -> usize + Send + Sync>,
+    pub bootstrap_dns: Arc<bootstrap_dns::Table>,
     pub limits: Limits,
     pub build: Build,
     pub started: SystemTime,

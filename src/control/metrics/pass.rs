@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use crate::control::bootstrap_dns;
 use crate::edge;
 use crate::mem::chunk::Chunk;
 use crate::stats::{Cell, CloseReason, DropReason, Powers, ROUND_TRIP_LABELS, StunResult, WorkerStats};
@@ -21,6 +22,8 @@ pub struct Pass {
     pub stun: StunFigures,
     /// Chains in each worker's inbox.
     pub inboxes: Vec<u64>,
+    /// Names that `/bootstrap-dns` was asked for.
+    pub names_asked: u64,
     /// Of the whole relay.
     pub queue_ms: f64,
     pub queue_time: Distribution,
@@ -119,6 +122,7 @@ figures! {
         logins: u64,
         half_open: u64,
         websocket_accepts: u64,
+        bootstrap_dns: [u64; bootstrap_dns::Count::COUNT],
         closes: [u64; CloseReason::COUNT],
     }
 }
@@ -177,6 +181,7 @@ impl Pass {
         Self {
             edges: sources.edges.iter().map(|cells| EdgeFigures::read(cells)).collect(),
             stun: StunFigures::read(&sources.stun),
+            names_asked: sources.bootstrap_dns.asked(),
             inboxes: (0..workers.len()).map(|worker| (sources.inboxes)(worker) as u64).collect(),
             queue_ms: mean.over_workers(uptime, &means, &samples),
             queue_time,

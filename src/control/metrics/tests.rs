@@ -10,6 +10,7 @@ fn sources(workers: usize) -> Sources {
         edges: (0..2).map(|_| Arc::default()).collect(),
         stun: Arc::default(),
         inboxes: Arc::new(|worker| worker),
+        bootstrap_dns: crate::control::bootstrap_dns::Table::empty(),
         limits: Limits {
             max_clients: 1000,
             half_open: 4096,

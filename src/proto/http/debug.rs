@@ -1,11 +1,8 @@
 //! `/debug/` on the main listener: who may see it, and the form of answers that are made elsewhere.
 
-use std::net::IpAddr;
-
 use super::head::Head;
-use super::path;
 use super::reply::Reply;
-use crate::config::DebugAccess;
+use super::{Client, Site, path};
 
 /// A request for a page that somebody else makes.
 #[derive(Debug, PartialEq, Eq)]
@@ -27,9 +24,19 @@ pub struct Pending {
 }
 
 impl Pending {
+    pub(super) fn of(head: &Head<'_>, last: bool) -> Self {
+        Self { minor: head.minor, head_only: head.method == "HEAD", skip: head.skip().filter(|_| !last) }
+    }
+
     /// An answer that is there as a whole.
     pub fn whole(&self, status: u16, content_type: &'static str, body: String) -> Vec<u8> {
         self.reply(status, content_type).body(body).write(self.minor, self.skip.is_some(), self.head_only)
+    }
+
+    /// The same, without leave for styles of its own.
+    pub(super) fn browser(&self, content_type: &'static str, body: String) -> Vec<u8> {
+        let reply = Reply::new(200).header("Content-Type", content_type).browser_headers();
+        reply.body(body).write(self.minor, self.skip.is_some(), self.head_only)
     }
 
     /// A refusal in the reference's form.
@@ -74,9 +81,7 @@ pub(super) struct Page {
 
 impl Page {
     pub fn of(self, head: &Head<'_>, last: bool) -> DebugRequest {
-        let skip = head.skip().filter(|_| !last);
-        let pending = Pending { minor: head.minor, head_only: head.method == "HEAD", skip };
-        DebugRequest { page: self.page, key: self.key, pending }
+        DebugRequest { page: self.page, key: self.key, pending: Pending::of(head, last) }
     }
 }
 
@@ -87,19 +92,19 @@ pub(super) enum Access {
     No,
 }
 
-/// A proxy on this machine makes every peer look local; its header gives it away.
-pub(super) fn access(rule: &DebugAccess, query: Option<&str>, head: &Head<'_>, ip: IpAddr) -> Access {
-    if rule.allows(ip) && !head.forwarded {
-        return Access::Yes;
+impl Access {
+    pub fn is_yes(&self) -> bool {
+        matches!(self, Self::Yes)
     }
-    let key = query.filter(|_| rule.key_file.is_some() && head.method == "GET").and_then(debug_key);
-    key.map_or(Access::No, Access::WithKey)
 }
 
-/// The first `debugkey` of a query.
-fn debug_key(query: &str) -> Option<String> {
-    let value = query.split('&').find_map(|pair| pair.strip_prefix("debugkey="))?;
-    let plain = value.replace('+', " ");
-    let key = String::from_utf8(path::decode(&plain)?.into_owned()).ok()?;
-    (!key.is_empty()).then_some(key)
+/// Behind a proxy everybody would have its address, which may well be local: only an address that is known to be that
+/// of who asks opens anything.
+pub(super) fn access(site: &Site, query: Option<&str>, head: &Head<'_>, client: Client) -> Access {
+    let Some(rule) = &site.debug else { return Access::No };
+    if client.known && client.address.is_some_and(|address| rule.allows(address.ip())) {
+        return Access::Yes;
+    }
+    let asked = query.filter(|_| rule.key_file.is_some() && head.method == "GET");
+    asked.and_then(|query| path::parameter(query, "debugkey")).map_or(Access::No, Access::WithKey)
 }

@@ -20,11 +20,15 @@ pub(super) struct Head<'b> {
     pub fast_start: Option<&'b [u8]>,
     pub ideal_node: Option<&'b [u8]>,
     pub challenge: Option<&'b [u8]>,
-    pub forwarded: bool,
     /// How often there is a Sec-WebSocket-Key.
     pub websocket_keys: u32,
     /// Connection names Upgrade.
     pub connection_upgrade: bool,
+    /// What proxies say of the client, each line in its order.
+    pub x_forwarded_for: Vec<&'b [u8]>,
+    pub forwarded: Vec<&'b [u8]>,
+    /// Fit for a Location: it is known to hold nothing but what a Host may.
+    pub host: Option<&'b str>,
     hosts: u32,
     body: u64,
     has_body_length: bool,
@@ -80,9 +84,11 @@ impl<'b> Head<'b> {
             fast_start: None,
             ideal_node: None,
             challenge: None,
-            forwarded: false,
             websocket_keys: 0,
             connection_upgrade: false,
+            x_forwarded_for: Vec::new(),
+            forwarded: Vec::new(),
+            host: None,
             hosts: 0,
             body: 0,
             has_body_length: false,
@@ -96,6 +102,7 @@ impl<'b> Head<'b> {
         let is = |known: &str| name.eq_ignore_ascii_case(known);
         if is("Host") {
             self.hosts += 1;
+            self.host = Some(host(value)?);
         } else if is("Upgrade") {
             self.upgrade.get_or_insert(value);
         } else if is("Derp-Fast-Start") {
@@ -114,7 +121,9 @@ impl<'b> Head<'b> {
         } else if is("X-Tailscale-Challenge") {
             self.challenge.get_or_insert(value);
         } else if is("X-Forwarded-For") {
-            self.forwarded = true;
+            self.x_forwarded_for.push(value);
+        } else if is("Forwarded") {
+            self.forwarded.push(value);
         } else if is("Connection") {
             for token in value.split(|&b| b == b',').map(<[u8]>::trim_ascii) {
                 self.close |= token.eq_ignore_ascii_case(b"close");
@@ -143,4 +152,11 @@ impl<'b> Head<'b> {
         self.body = length;
         Ok(())
     }
+}
+
+/// The characters that the reference takes; a Host may be empty.
+pub(super) fn host(value: &[u8]) -> Result<&str, HttpError> {
+    let allowed = |b: &u8| b.is_ascii_alphanumeric() || b"!$%&()*+,-.:;=['']_~".contains(b);
+    let text = std::str::from_utf8(value).ok().filter(|text| text.as_bytes().iter().all(allowed));
+    text.ok_or(HttpError::Host)
 }

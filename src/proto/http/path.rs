@@ -4,23 +4,33 @@ use std::borrow::Cow;
 
 /// Path and query of a request target in origin or absolute form; `None` for anything else.
 pub(super) fn split(target: &str) -> Option<(&str, Option<&str>)> {
-    let origin = match target.find("://") {
-        _ if target.starts_with('/') => target,
+    let (_, origin) = parts(target)?;
+    let (path, query) = match origin.split_once('?') {
+        Some((path, query)) => (path, Some(query)),
+        None => (origin, None),
+    };
+    Some((if path.is_empty() { "/" } else { path }, query))
+}
+
+/// Who is asked, where the target says so: then it counts, and the Host header does not.
+pub(super) fn authority(target: &str) -> Option<&str> {
+    parts(target)?.0
+}
+
+/// Authority and the rest of a target.
+fn parts(target: &str) -> Option<(Option<&str>, &str)> {
+    match target.find("://") {
+        _ if target.starts_with('/') => Some((None, target)),
         Some(at) if matches!(&target[..at].to_ascii_lowercase()[..], "http" | "https") => {
             let rest = &target[at + 3..];
             let end = rest.find(['/', '?']).unwrap_or(rest.len());
             if end == 0 {
                 return None;
             }
-            &rest[end..]
+            Some((Some(&rest[..end]), &rest[end..]))
         }
-        _ => return None,
-    };
-    let (path, query) = match origin.split_once('?') {
-        Some((path, query)) => (path, Some(query)),
-        None => (origin, None),
-    };
-    Some((if path.is_empty() { "/" } else { path }, query))
+        _ => None,
+    }
 }
 
 /// `path` without empty, `.` and `..` segments, when that differs. A slash at the end stays.
@@ -57,6 +67,14 @@ pub(super) fn decode(path: &str) -> Option<Cow<'_, [u8]>> {
         });
     }
     Some(Cow::Owned(out))
+}
+
+/// The first value of `name` in a query, when it says anything.
+pub(super) fn parameter(query: &str, name: &str) -> Option<String> {
+    let pair = |pair: &'_ str| pair.split_once('=').filter(|(key, _)| *key == name).map(|(_, value)| value.to_owned());
+    let plain = query.split('&').find_map(pair)?.replace('+', " ");
+    let value = String::from_utf8(decode(&plain)?.into_owned()).ok()?;
+    (!value.is_empty()).then_some(value)
 }
 
 /// A relative reference to `path` for a Location header. It starts with one slash, and a backslash, which browsers
@@ -96,6 +114,8 @@ mod tests {
         assert_eq!(split("ftp://h/"), None);
         assert_eq!(split("derp"), None);
         assert_eq!(split("*"), None);
+        assert_eq!(authority("http://h:1/derp"), Some("h:1"));
+        assert_eq!(authority("/derp?a=http://b/c"), None);
     }
 
     #[test]

@@ -1,42 +1,74 @@
 //! Which request gets which answer.
 
+use std::borrow::Cow;
+
+use super::bootstrap::Question;
 use super::debug::{Access, Page, access};
 use super::head::Head;
 use super::reply::Reply;
-use super::{HttpError, Protocol, Site, Upgrade, Visitor, path, websocket};
-use crate::config::HomePage;
+use super::{Client, Door, HttpError, Protocol, Services, Site, Upgrade, connect, home, path, plain, websocket};
 
 pub(super) enum Routed {
     Reply(Reply),
     Debug(Page),
     Upgrade(Upgrade),
+    BootstrapDns(Question),
+    /// To this host and port.
+    Connect(String, u16),
 }
 
-pub(super) fn route(head: &Head<'_>, site: &Site, visitor: Visitor) -> Result<Routed, HttpError> {
+/// A request whose path is known and clean.
+pub(super) struct Request<'a> {
+    pub head: &'a Head<'a>,
+    /// As it was written.
+    pub raw: &'a str,
+    pub path: Cow<'a, [u8]>,
+    pub query: Option<&'a str>,
+}
+
+pub(super) fn route(
+    head: &Head<'_>,
+    site: &Site,
+    services: Services<'_>,
+    door: Door,
+    client: Client,
+) -> Result<Routed, HttpError> {
     if head.method == "CONNECT" {
-        return Ok(Routed::Reply(Reply::text(403, "CONNECT not enabled")));
+        return Ok(connect::route(head, site, door));
     }
     if head.target == "*" && head.method == "OPTIONS" {
         return Ok(Routed::Reply(Reply::new(200)));
     }
     let (raw, query) = path::split(head.target).ok_or(HttpError::Malformed)?;
-    let decoded = path::decode(raw).ok_or(HttpError::Malformed)?;
-    let clean = path::clean(raw).or_else(|| (*decoded == *b"/debug").then(|| "/debug/".to_owned()));
+    let path = path::decode(raw).ok_or(HttpError::Malformed)?;
+    let clean = path::clean(raw).or_else(|| (*path == *b"/debug" && door != Door::Http).then(|| "/debug/".to_owned()));
     if let Some(clean) = clean {
         return Ok(Routed::Reply(Reply::redirect(307, path::location(&clean, query), head.method)));
     }
-    Ok(Routed::Reply(match &*decoded {
-        b"/derp" if site.derp => return Ok(derp(head)),
+    let request = Request { head, raw, path, query };
+    Ok(match door {
+        Door::Http => plain::route(&request, site, client, services.challenges),
+        Door::Main { .. } => main(&request, site, client),
+    })
+}
+
+/// The routes of the main listener.
+pub(super) fn main(request: &Request<'_>, site: &Site, client: Client) -> Routed {
+    let Request { head, query, .. } = *request;
+    Routed::Reply(match &*request.path {
+        b"/derp" if site.derp => return derp(head),
         b"/derp" => Reply::text(404, "derp server disabled"),
         b"/derp/probe" | b"/derp/latency-check" => probe(head),
         b"/generate_204" => no_content(head),
+        b"/bootstrap-dns" => return Routed::BootstrapDns(Question::of(query)),
         b"/robots.txt" => {
             let text = Reply::new(200).header("Content-Type", "text/plain; charset=utf-8");
             text.browser_headers().body("User-agent: *\nDisallow: /\n")
         }
-        debug if debug.starts_with(b"/debug/") => return Ok(self::debug(&debug[7..], query, head, site, visitor)),
-        _ => home(head, site),
-    }))
+        b"/debug" => Reply::redirect(307, path::location("/debug/", query), head.method),
+        page if page.starts_with(b"/debug/") => return debug(&page[7..], query, head, site, client),
+        _ => home::page(head, site, client),
+    })
 }
 
 /// Method, Connection header and HTTP version do not matter to the reference, and proxies garble them.
@@ -57,17 +89,23 @@ fn derp(head: &Head<'_>) -> Routed {
     }
 }
 
-/// Asked by netcheck, and by browsers from any origin.
+/// Asked by netcheck, and by browsers from any origin. They ask beforehand once a page adds a header of its own, which
+/// the reference refuses: then latency could not be measured.
 fn probe(head: &Head<'_>) -> Reply {
     match head.method {
         "GET" | "HEAD" => Reply::new(200).header("Access-Control-Allow-Origin", "*"),
+        "OPTIONS" => Reply::new(204)
+            .header("Access-Control-Allow-Origin", "*")
+            .header("Access-Control-Allow-Methods", "GET, HEAD")
+            .header("Access-Control-Allow-Headers", "*")
+            .header("Access-Control-Max-Age", "86400"),
         _ => Reply::text(405, "bogus probe method"),
     }
 }
 
 /// The challenge proves to a client that no captive portal made the answer. It goes back into a header, so only
 /// harmless characters do.
-fn no_content(head: &Head<'_>) -> Reply {
+pub(super) fn no_content(head: &Head<'_>) -> Reply {
     let reply = Reply::new(204).header("Cache-Control", "no-cache, no-store, must-revalidate, no-transform, max-age=0");
     let harmless = |b: &u8| b.is_ascii_alphanumeric() || b"._:-".contains(b);
     match head.challenge.map(std::str::from_utf8) {
@@ -78,27 +116,11 @@ fn no_content(head: &Head<'_>) -> Reply {
     }
 }
 
-fn debug(page: &[u8], query: Option<&str>, head: &Head<'_>, site: &Site, visitor: Visitor) -> Routed {
-    let access = site.debug.as_ref().map_or(Access::No, |rule| access(rule, query, head, visitor.ip));
-    let key = match access {
+fn debug(page: &[u8], query: Option<&str>, head: &Head<'_>, site: &Site, client: Client) -> Routed {
+    let key = match access(site, query, head, client) {
         Access::Yes => None,
         Access::WithKey(key) => Some(key),
         Access::No => return Routed::Reply(Reply::text(403, "debug access denied")),
     };
     Routed::Debug(Page { page: String::from_utf8_lossy(page).into_owned(), key })
 }
-
-fn home(head: &Head<'_>, site: &Site) -> Reply {
-    let html = Reply::new(200).header("Content-Type", "text/html; charset=utf-8").browser_headers();
-    match &site.home {
-        HomePage::Default => html.body(HOME),
-        HomePage::Blank => html,
-        HomePage::Redirect(to) => Reply::redirect(302, to.clone(), head.method).browser_headers(),
-    }
-}
-
-const HOME: &str = "<!DOCTYPE html>\n<html lang=\"en\">\n\
-<head><meta charset=\"utf-8\"><title>DERP relay</title></head>\n\
-<body>\n<h1>DERP</h1>\n<p>This is a <a href=\"https://tailscale.com/kb/1232/derp-servers\">DERP</a> relay: it passes \
-packets, which stay encrypted from end to end, between nodes that cannot reach each other directly.</p>\n\
-</body>\n</html>\n";

@@ -1,12 +1,38 @@
 use super::*;
+use crate::config::Cidr;
 
-fn site() -> Site {
-    Site { home: HomePage::Default, debug: Some(DebugAccess::default()), derp: true }
+pub(super) fn site() -> Site {
+    Site { home: HomePage::Default, debug: Some(DebugAccess::default()), derp: true, connect: false, tailscales: false }
+}
+
+pub(super) fn trusted() -> TrustedProxies {
+    let ranges = ["10.0.0.0/8", "2001:db8:1::/48"].map(|range| Cidr::parse_exact(range).unwrap());
+    TrustedProxies { ranges: ranges.into(), unix: true }
+}
+
+const MAIN: Door = Door::Main { tls: true };
+
+fn at(request: &str, site: &Site, ip: &str, door: Door) -> Result<Option<Exchange>, HttpError> {
+    let services = Services { challenges: Some(&Acme) };
+    let address = Some(SocketAddr::new(ip.parse().unwrap(), 1));
+    next(request.as_bytes(), site, services, Visitor { address, proxies: &trusted(), door, last: false })
 }
 
 fn ask_at(request: &str, site: &Site, loopback: bool) -> Result<Option<Exchange>, HttpError> {
-    let ip = if loopback { [127, 0, 0, 1] } else { [192, 0, 2, 1] };
-    next(request.as_bytes(), site, Visitor { ip: ip.into(), last: false })
+    at(request, site, if loopback { "127.0.0.1" } else { "192.0.2.1" }, MAIN)
+}
+
+/// Knows one token of one host.
+struct Acme;
+
+impl Challenges for Acme {
+    fn http01(&self, host: &str, token: &str) -> Challenge {
+        match (host, token) {
+            ("relay.example" | "2001:db8::1", "tok-1") => Challenge::Authorization("tok-1.thumb".into()),
+            ("relay.example", _) => Challenge::UnknownToken,
+            _ => Challenge::ForeignHost,
+        }
+    }
 }
 
 fn ask(request: &str) -> Result<Option<Exchange>, HttpError> {
@@ -126,11 +152,11 @@ fn pages() {
     assert_eq!(get("/nothing/here").1, body);
     assert_eq!(get("/robots.txt").1, "User-agent: *\nDisallow: /\n");
 
-    let blank = Site { home: HomePage::Blank, debug: None, derp: true };
+    let blank = Site { home: HomePage::Blank, debug: None, ..site() };
     let (head, body, _) = reply_at("GET /x HTTP/1.1\r\nHost: h\r\n\r\n", &blank, true);
     assert!(head.contains("200 OK\r\nContent-Type: text/html; charset=utf-8\r\n") && body.is_empty());
 
-    let away = Site { home: HomePage::Redirect("https://example.com/?a=1&b".to_owned()), debug: None, derp: true };
+    let away = Site { home: HomePage::Redirect("https://example.com/?a=1&b".to_owned()), debug: None, ..site() };
     let (head, body, _) = reply_at("GET /x HTTP/1.1\r\nHost: h\r\n\r\n", &away, true);
     assert!(head.starts_with("HTTP/1.1 302 Found\r\n") && head.contains("Location: https://example.com/?a=1&b\r\n"));
     assert_eq!(body, "<a href=\"https://example.com/?a=1&amp;b\">Found</a>.\n\n");
@@ -258,6 +284,11 @@ fn what_is_not_a_request_is_an_error_with_an_answer() {
     for (request, error) in [
         ("GET / HTTP/1.1\r\n\r\n", Host),
         ("GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", Host),
+        ("GET / HTTP/1.1\r\nHost: a b\r\n\r\n", Host),
+        ("GET / HTTP/1.1\r\nHost: a/b\r\n\r\n", Host),
+        ("GET / HTTP/1.1\r\nHost: \u{e4}\r\n\r\n", Host),
+        ("GET / HTTP/1.1\r\nHost: h\r\nX: a\r\n folded\r\n\r\n", Malformed),
+        ("GET / HTTP/1.1\r\nHost : h\r\n\r\n", Malformed),
         ("\x16\x03\x01\x02\0", Malformed),
         ("GET derp HTTP/1.1\r\nHost: h\r\n\r\n", Malformed),
         ("GET /%2 HTTP/1.1\r\nHost: h\r\n\r\n", Malformed),
@@ -274,5 +305,167 @@ fn what_is_not_a_request_is_an_error_with_an_answer() {
     assert_eq!(ask(&format!("GET /{}", "a".repeat(limits::HTTP_HEAD_MAX))), Err(TooLarge));
     let many = "a: b\r\n".repeat(limits::HTTP_HEADERS_MAX + 1);
     assert_eq!(ask(&format!("GET / HTTP/1.1\r\n{many}\r\n")), Err(TooLarge));
-    assert!(reply_at("CONNECT h:443 HTTP/1.1\r\nHost: h\r\n\r\n", &site(), true).1.contains("CONNECT not enabled"));
+}
+
+fn at_http(request: &str, site: &Site, ip: &str) -> (String, String) {
+    match at(request, site, ip, Door::Http).unwrap().unwrap().action {
+        Action::Reply(answer) => {
+            let text = String::from_utf8(answer.bytes).unwrap();
+            let (head, body) = text.split_once("\r\n\r\n").unwrap();
+            (head.to_owned(), body.to_owned())
+        }
+        other => panic!("{request}: {other:?}"),
+    }
+}
+
+#[test]
+fn plain_http_beside_tls_leads_to_it() {
+    let stranger = "192.0.2.1";
+    for (request, to) in [
+        ("GET / HTTP/1.1\r\nHost: h\r\n\r\n", "https://h/"),
+        ("GET /derp/probe?a=b%20c HTTP/1.1\r\nHost: h:80\r\n\r\n", "https://h:80/derp/probe?a=b%20c"),
+        ("GET /derp HTTP/1.1\r\nHost: h\r\nUpgrade: DERP\r\n\r\n", "https://h/derp"),
+        ("HEAD /robots.txt HTTP/1.1\r\nHost: [::1]:80\r\n\r\n", "https://[::1]:80/robots.txt"),
+        ("GET http://other.example/x?y HTTP/1.1\r\nHost: h\r\n\r\n", "https://other.example/x?y"),
+        ("GET /x\"<>' HTTP/1.1\r\nHost: h\r\n\r\n", "https://h/x%22%3C%3E%27"),
+        ("GET /.well-known/acme-challenge HTTP/1.1\r\nHost: h\r\n\r\n", "https://h/.well-known/acme-challenge"),
+    ] {
+        let (head, body) = at_http(request, &site(), stranger);
+        assert!(head.starts_with("HTTP/1.1 302 Found\r\n"), "{request}: {head}");
+        assert!(head.contains(&format!("\r\nLocation: {to}\r\n")), "{request}: {head}");
+        assert_eq!(body.is_empty(), request.starts_with("HEAD"));
+    }
+    let (head, _) = at_http("GET //derp HTTP/1.1\r\nHost: h\r\n\r\n", &site(), stranger);
+    assert!(head.starts_with("HTTP/1.1 307 ") && head.contains("\r\nLocation: /derp\r\n"), "{head}");
+    for request in [
+        "POST / HTTP/1.1\r\nHost: h\r\n\r\n",
+        "CONNECT a.tailscale.com:443 HTTP/1.1\r\nHost: h\r\n\r\n",
+        "GET / HTTP/1.0\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost:\r\n\r\n",
+    ] {
+        let (head, body) = at_http(request, &Site { connect: true, ..site() }, stranger);
+        assert!(head.contains(" 400 Bad Request\r\n") && body == "Use HTTPS\n", "{request}: {head}");
+    }
+    let check = "POST /generate_204 HTTP/1.1\r\nHost: h\r\nX-Tailscale-Challenge: c\r\n\r\n";
+    let (head, _) = at_http(check, &site(), stranger);
+    assert!(head.starts_with("HTTP/1.1 204 ") && head.ends_with("X-Tailscale-Response: response c"), "{head}");
+}
+
+#[test]
+fn debug_pages_in_plain_http_for_whom_they_are() {
+    let get = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: h\r\n\r\n");
+    let (head, _) = at_http(&get("/"), &site(), "127.0.0.1");
+    assert!(head.contains("\r\nLocation: https://h/debug/\r\n"), "{head}");
+    let (head, _) = at_http(&get("/?x"), &site(), "127.0.0.1");
+    assert!(head.contains("\r\nLocation: https://h/?x\r\n"), "{head}");
+    let (head, _) = at_http(&get("/debug?x"), &site(), "127.0.0.1");
+    assert!(head.starts_with("HTTP/1.1 307 ") && head.contains("\r\nLocation: /debug/?x\r\n"), "{head}");
+    let (head, _) = at_http(&get("/debug/vars"), &site(), "192.0.2.1");
+    assert!(head.starts_with("HTTP/1.1 403 "), "{head}");
+    let vars = at(&get("/debug/vars"), &site(), "127.0.0.1", Door::Http).unwrap().unwrap().action;
+    assert!(matches!(vars, Action::Debug(page) if page.page == "vars"));
+}
+
+#[test]
+fn challenges_of_acme_in_plain_http_alone() {
+    let get =
+        |host: &str, token: &str| format!("GET /.well-known/acme-challenge/{token} HTTP/1.1\r\nHost: {host}\r\n\r\n");
+    for host in ["relay.example", "Relay.Example:80", "[2001:db8::1]:80", "[2001:db8::1]"] {
+        let (head, body) = at_http(&get(host, "tok-1"), &site(), "192.0.2.1");
+        assert!(head.starts_with("HTTP/1.1 200 OK\r\nContent-Type: text/plain; charset=utf-8\r\n"), "{host}: {head}");
+        assert_eq!(body, "tok-1.thumb");
+    }
+    assert!(at_http(&get("relay.example", "tok-2"), &site(), "192.0.2.1").0.starts_with("HTTP/1.1 404 "));
+    assert!(at_http(&get("relay.example", "%ff"), &site(), "192.0.2.1").0.starts_with("HTTP/1.1 404 "));
+    assert!(at_http(&get("other.example", "tok-1"), &site(), "192.0.2.1").0.starts_with("HTTP/1.1 403 "));
+    assert!(reply_at(&get("relay.example", "tok-1"), &site(), false).1.contains("DERP"), "the home page");
+}
+
+#[test]
+fn the_home_page_says_what_it_is_told_to() {
+    let page = |change: fn(&mut Site), loopback: bool| {
+        let mut site = site();
+        change(&mut site);
+        reply_at("GET / HTTP/1.1\r\nHost: h\r\n\r\n", &site, loopback).1
+    };
+    let plain = page(|_| {}, false);
+    assert!(!plain.contains("disabled") && !plain.contains("/debug/") && !plain.contains("abuse"), "{plain}");
+    assert!(page(|_| {}, true).contains("<a href=\"/debug/\">"));
+    assert!(!page(|site| site.debug = None, true).contains("/debug/"));
+    assert!(page(|site| site.derp = false, false).contains("disabled"));
+    assert!(page(|site| site.tailscales = true, false).contains("mailto:security@tailscale.com"));
+}
+
+#[test]
+fn connect_is_for_tls_and_the_control_plane() {
+    let ask = |target: &str, connect: bool, door: Door| {
+        let request = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n");
+        match at(&request, &Site { connect, ..site() }, "192.0.2.1", door).unwrap().unwrap().action {
+            Action::Reply(answer) => String::from_utf8(answer.bytes).unwrap(),
+            Action::Connect(host, port) => format!("{host} {port}"),
+            other => panic!("{other:?}"),
+        }
+    };
+    let plane = "controlplane.tailscale.com:443";
+    assert_eq!(ask(plane, true, MAIN), "controlplane.tailscale.com 443");
+    let refused = ask("example.com:443", true, MAIN);
+    assert!(refused.starts_with("HTTP/1.1 403 ") && refused.ends_with("\r\n\r\nInvalid CONNECT target\n"), "{refused}");
+    assert!(ask(plane, false, MAIN).ends_with("\r\n\r\nCONNECT not enabled\n"));
+    assert!(ask(plane, true, Door::Main { tls: false }).starts_with("HTTP/1.1 404 "));
+}
+
+#[test]
+fn behind_a_trusted_proxy_the_clients_address_decides() {
+    let get = |header: &str| format!("GET /debug/vars HTTP/1.1\r\nHost: h\r\n{header}\r\n");
+    let opens = |ip: &str, header: &str| {
+        let action = at(&get(header), &site(), ip, MAIN).unwrap().unwrap().action;
+        matches!(action, Action::Debug(_))
+    };
+    assert!(opens("10.0.0.1", "X-Forwarded-For: 127.0.0.1\r\n"), "the proxy says that it is local");
+    assert!(!opens("10.0.0.1", "X-Forwarded-For: 127.0.0.1, 192.0.2.1\r\n"), "what the client says is not believed");
+    assert!(!opens("10.0.0.1", "X-Forwarded-For: 127.0.0.1, unknown\r\n"));
+    assert!(!opens("127.0.0.1", "X-Forwarded-For: 127.0.0.1\r\n"), "a proxy that we were not told of");
+    assert!(!opens("127.0.0.1", "Forwarded: for=127.0.0.1\r\n"));
+    assert!(opens("127.0.0.1", ""));
+
+    let local =
+        Site { debug: Some(DebugAccess { ip: Some("10.0.0.1".parse().unwrap()), ..DebugAccess::default() }), ..site() };
+    let silent = at(&get(""), &local, "10.0.0.1", MAIN).unwrap().unwrap().action;
+    assert!(matches!(silent, Action::Reply(_)), "a proxy that does not say for whom it asks");
+}
+
+#[test]
+fn browsers_may_ask_before_they_probe() {
+    for path in ["/derp/probe", "/derp/latency-check"] {
+        let request = format!(
+            "OPTIONS {path} HTTP/1.1\r\nHost: h\r\nOrigin: https://a.example\r\n\
+             Access-Control-Request-Method: GET\r\nAccess-Control-Request-Headers: x-a\r\n\r\n"
+        );
+        let (head, body, skip) = reply_at(&request, &site(), false);
+        assert!(head.starts_with("HTTP/1.1 204 No Content\r\nAccess-Control-Allow-Origin: *\r\n"), "{head}");
+        assert!(head.contains("Access-Control-Allow-Methods: GET, HEAD\r\n") && !head.contains("Length"), "{head}");
+        assert_eq!((body.as_str(), skip), ("", Some(0)));
+    }
+}
+
+#[test]
+fn questions_for_addresses_end_their_connection() {
+    let ask = |query: &str, version: &str| {
+        let request = format!("GET /bootstrap-dns{query} HTTP/{version}\r\nHost: h\r\n\r\n");
+        match ask(&request).unwrap().unwrap().action {
+            Action::BootstrapDns(request) => {
+                let name = request.name.clone();
+                (name, String::from_utf8(request.answer("{}".into())).unwrap())
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    let (name, answer) = ask("", "1.1");
+    assert_eq!(name, None);
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"), "{answer}");
+    assert!(answer.contains("\r\nConnection: close\r\n") && answer.ends_with("\r\n\r\n{}"), "{answer}");
+    assert!(answer.contains("object-src 'none'\r\n") && answer.contains("Strict-Transport-Security"), "{answer}");
+    assert_eq!(ask("?q=login.example&x", "1.0").0.as_deref(), Some("login.example"));
+    assert_eq!(ask("?x=1&q=a%2Eb+c", "1.1").0.as_deref(), Some("a.b c"));
+    assert_eq!(ask("?q=", "1.1").0, None);
 }
