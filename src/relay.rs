@@ -132,7 +132,7 @@ impl Relay {
         let crew = Arc::new(Crew { pool });
         let memory_at_start = metrics::resident_bytes();
         let mut edge_config = EdgeConfig::new(listeners, Arc::new(Keys::new(*key.as_bytes())));
-        edge_config.tls = tls;
+        edge_config.tls = tls.as_ref().map(|tls| Arc::clone(&tls.config));
         edge_config.mesh_key = config.mesh_key.as_ref().map(|k| k.0);
         edge_config.live = live(&config);
         let (desk, questions) = tokio::sync::mpsc::channel(limits::DEBUG_QUESTIONS);
