@@ -160,7 +160,7 @@ impl Relay {
         edge_config.unix = unix;
         edge_config.http = http;
         edge_config.bootstrap_dns = bootstrap_dns.clone();
-        edge_config.tls = tls;
+        edge_config.tls = tls.as_ref().map(|tls| Arc::clone(&tls.config));
         edge_config.mesh_key = config.mesh_key.as_ref().map(|k| k.0);
         edge_config.live = live(&config);
         let (desk, questions) = tokio::sync::mpsc::channel(limits::DEBUG_QUESTIONS);
