@@ -1,17 +1,23 @@
 //! Puts a relay together from its parts and runs it until it is told to stop.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+mod ending;
+
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::net::UnixListener;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::SystemTime;
 use std::{fmt, io};
 
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::admin::{self, About, Admin};
-use crate::config::{AdminAddr, Backend, Config, KeySource, ListenAddr, TcpOptions, TlsMode, keys};
+use crate::config::{AdminAddr, Backend, Config, KeySource, TlsMode, keys};
 use crate::control::logging::Control;
 use crate::control::metrics::{self, Collector};
+use crate::control::sockets::{Address, Open, Origin, Role, SocketFile, Sockets};
+use crate::control::systemd::{Notify, PassedError};
+use crate::control::takeover::{self, Desk, Giver, TakeError, Taking};
 use crate::control::{cores, nofile, signals};
 use crate::driver::Nanos;
 use crate::driver::probe::{self, Choice};
@@ -38,6 +44,16 @@ pub enum StartError {
     Descriptors(#[from] nofile::NofileError),
     #[error("cannot listen on {address}: {error}{}", hint(.error))]
     Listen { address: SocketAddr, error: io::Error },
+    #[error("cannot listen on {address}: this listener does not take sockets of that kind")]
+    ListenKind { address: String },
+    #[error(transparent)]
+    Passed(#[from] PassedError),
+    #[error(transparent)]
+    Take(#[from] TakeError),
+    #[error("a socket that the running relay gave cannot be used: {0}")]
+    Given(io::Error),
+    #[error("cannot listen for a takeover on {path}: {error}{}", takeover_hint(.error))]
+    TakeoverSocket { path: String, error: io::Error },
     #[error(transparent)]
     AdminListen(#[from] admin::ListenError),
     #[error("cannot start the admin thread: {0}")]
@@ -63,24 +79,48 @@ fn hint(error: &io::Error) -> &'static str {
     }
 }
 
-/// Reconnects after a restart are spread over this time, so that a region's clients do not come back at once.
-const RECONNECT_SPREAD: Duration = Duration::from_secs(10);
+fn takeover_hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            "; a relay runs with this --takeover-socket: take over from it with --takeover, or give another path"
+        }
+        io::ErrorKind::AlreadyExists => "; a file that is no socket has that name: move it, or give another path",
+        io::ErrorKind::NotFound => "; its directory is not there: make it, or give another path",
+        io::ErrorKind::PermissionDenied => "; this user may not make files there",
+        _ => "",
+    }
+}
 
 /// Runs the relay; returns after an orderly stop.
 ///
 /// # Errors
 /// Anything that keeps it from starting.
 pub fn run(config: Config, log: &Control) -> Result<(), StartError> {
-    let (stop, stopped) = mpsc::channel();
+    let (order, orders) = mpsc::channel();
+    // The first signal begins a drain if there is to be one, and whoever drains already has had it.
+    let hurries = Arc::new(AtomicBool::new(!config.drain_time.is_zero()));
+    let (stop, steps) = (order.clone(), hurries.clone());
     signals::spawn(move || {
-        let _ = stop.send(());
+        let _ = stop.send(Order::Stop);
+        if steps.swap(false, Ordering::AcqRel) { signals::Next::Hurries } else { signals::Next::Kills }
     })
     .map_err(StartError::Signals)?;
-    let relay = Relay::start(config, log)?;
-    // The sender lives as long as the signal thread: this ends with a signal only.
-    let _ = stopped.recv();
-    relay.stop();
+    let relay = Relay::start(config, log, move |successor| {
+        hurries.store(false, Ordering::Release);
+        let _ = order.send(Order::Succeeded(successor));
+    })?;
+    // The sender lives as long as the signal thread.
+    let first = orders.recv().unwrap_or(Order::Stop);
+    relay.end(first, &orders);
     Ok(())
+}
+
+/// Why a relay ends.
+#[derive(Clone, Copy, Debug)]
+pub enum Order {
+    Stop,
+    /// Another one has the listening sockets.
+    Succeeded(takeover::Successor),
 }
 
 /// A relay that runs.
@@ -91,12 +131,20 @@ pub struct Relay {
     crew: Arc<Crew>,
     threads: Threads,
     addresses: Vec<SocketAddr>,
+    /// Listening sockets, to give away.
+    open: Arc<Open>,
+    giver: Option<Giver>,
+    notify: Notify,
 }
 
 impl Relay {
     /// # Errors
     /// Anything that keeps it from starting.
-    pub fn start(config: Config, log: &Control) -> Result<Self, StartError> {
+    pub fn start(
+        config: Config,
+        log: &Control,
+        succeeded: impl FnOnce(takeover::Successor) + Send + 'static,
+    ) -> Result<Self, StartError> {
         let started = SystemTime::now();
         let key = match &config.key {
             KeySource::Ephemeral => keys::generate()?,
@@ -108,8 +156,13 @@ impl Relay {
         let workers = config.workers.unwrap_or(cores.usable);
         let edges = config.edges.unwrap_or(workers.div_ceil(4));
         let max_clients = nofile::prepare(config.max_clients, workers, edges)?;
-        let listeners = listen(&config.listen, &config.tcp)?;
-        let doors = config.admin.listen.iter().map(admin::open).collect::<Result<Vec<_>, _>>()?;
+        let notify = Notify::from_environment();
+        let mut sockets = Sockets::inherited()?;
+        let taking = take(&config, &mut sockets, &public)?;
+        let listeners = listen(&mut sockets, &config)?;
+        let doors = doors(&mut sockets, &config.admin.listen)?;
+        let desk = desk(&mut sockets, &config)?;
+        let open = Arc::new(sockets.finish()?);
         let admin_addresses: Vec<_> = doors.iter().map(admin::Door::address).collect();
         let addresses: Vec<_> = listeners.iter().filter_map(|l| l.local_addr().ok()).collect();
         let choice = choose(config.backend)?;
@@ -132,13 +185,12 @@ impl Relay {
         let crew = Arc::new(Crew { pool });
         let memory_at_start = metrics::resident_bytes();
         let mut edge_config = EdgeConfig::new(listeners, Arc::new(Keys::new(*key.as_bytes())));
+        edge_config.open = false;
         edge_config.tls = tls;
         edge_config.mesh_key = config.mesh_key.as_ref().map(|k| k.0);
-        edge_config.live = live(&config);
-        let (desk, questions) = tokio::sync::mpsc::channel(limits::DEBUG_QUESTIONS);
-        edge_config.desk = Some(desk);
-        edge_config.max_clients = Some(max_clients);
-        edge_config.max_clients_per_ip = config.max_clients_per_ip;
+        edge_config.live = live(&config, max_clients);
+        let (debug, questions) = tokio::sync::mpsc::channel(limits::DEBUG_QUESTIONS);
+        edge_config.desk = Some(debug);
         edge_config.edges = edges;
         edge_config.use_uring = match &choice {
             Choice::Uring { .. } => Ok(()),
@@ -187,6 +239,24 @@ impl Relay {
             log: log.clone(),
         };
         let admin = Admin::start(parts, doors, questions).map_err(StartError::Admin)?;
+        // Nothing can fail behind this: the sockets are ours.
+        if let Some(taking) = &taking {
+            taking.ready()?;
+        }
+        edge.open();
+        admin.open();
+        if let Some(taking) = taking {
+            taking.open();
+        }
+        let giver = desk.and_then(|(listener, file)| {
+            let desk = Desk { listener, file, sockets: open.clone(), public_key: public.to_string() };
+            let started = Giver::start(desk, succeeded);
+            started
+                .inspect_err(|error| warn!(%error, "no thread for takeovers: this relay gives its sockets to nobody"))
+                .ok()
+        });
+        leave_with_systemd(&notify, &open);
+        notify.ready();
         let block = StartBlock {
             addresses: &addresses,
             admin: &admin_addresses,
@@ -200,38 +270,22 @@ impl Relay {
             max_clients,
         };
         eprintln!("{block}");
-        Ok(Self { config, edge, admin, crew, threads, addresses })
+        Ok(Self { config, edge, admin, crew, threads, addresses, open, giver, notify })
     }
 
     /// Where it listens.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
     }
-
-    /// Refuses new connections at once, tells clients to reconnect, flushes to those who read, ends.
-    pub fn stop(self) {
-        let began = Instant::now();
-        // Whoever asks whether to send clients here is told first, and until the end.
-        self.admin.stopping();
-        self.edge.stop_accepting();
-        // The edge ends first: what it hands over after the workers have ended would be nobody's.
-        self.edge.join();
-        self.crew.pool.stop(self.config.flush_on_stop, RECONNECT_SPREAD);
-        while !self.threads.finished() {
-            while self.crew.pop_event().is_some() {}
-            std::thread::sleep(Duration::from_millis(2));
-        }
-        self.threads.join();
-        while self.crew.pop_event().is_some() {}
-        self.admin.end();
-        info!(seconds = began.elapsed().as_secs_f32(), "stopped");
-    }
 }
 
-fn live(config: &Config) -> edge::Live {
+fn live(config: &Config, max_clients: usize) -> edge::Live {
     edge::Live {
         site: Site { home: config.home.clone(), debug: config.debug_on_main.clone(), derp: config.derp },
         trusted_proxies: config.trusted_proxies.clone(),
+        accept_limit: config.accept_limit,
+        max_clients: Some(max_clients),
+        max_clients_per_ip: config.max_clients_per_ip,
     }
 }
 
@@ -295,45 +349,71 @@ fn choose(backend: Backend) -> Result<Choice, StartError> {
     }
 }
 
-/// One socket for each address. No SO_REUSEPORT: a second relay on the same port must be an error.
-fn listen(addresses: &[ListenAddr], tcp: &TcpOptions) -> Result<Vec<TcpListener>, StartError> {
-    let listen = |address: &ListenAddr| {
-        let ListenAddr::Tcp(address) = address else {
-            return Err(StartError::Listen {
-                address: ([0, 0, 0, 0], 0).into(),
-                error: io::ErrorKind::Unsupported.into(),
-            });
-        };
-        open(*address, tcp)
-            .or_else(|error| match address {
-                // A host without IPv6: "all addresses" are those of IPv4.
-                SocketAddr::V6(v6) if v6.ip().is_unspecified() && no_ipv6(&error) => {
-                    open((Ipv4Addr::UNSPECIFIED, v6.port()).into(), tcp)
-                }
-                _ => Err(error),
-            })
-            .map_err(|error| StartError::Listen { address: *address, error })
-    };
-    addresses.iter().map(listen).collect()
-}
-
-fn no_ipv6(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
-}
-
-fn open(address: SocketAddr, tcp: &TcpOptions) -> io::Result<TcpListener> {
-    const BACKLOG: i32 = 4096;
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    if let SocketAddr::V6(v6) = address {
-        // A wildcard takes both families; an address of its own only what it says.
-        socket.set_only_v6(!v6.ip().is_unspecified())?;
+/// Asks the relay that runs for its sockets, if that is wanted.
+fn take(config: &Config, sockets: &mut Sockets, public: &NodeKey) -> Result<Option<Taking>, StartError> {
+    if !config.takeover.take {
+        return Ok(None);
     }
-    // Only for sockets in TIME_WAIT: it lets nobody share a port that is in use.
-    socket.set_reuse_address(true)?;
-    edge::set_options(SockRef::from(&socket), tcp)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
+    let mut taking = takeover::ask(config.takeover.socket.as_deref())?;
+    if taking.public_key != public.to_string() {
+        let (theirs, ours) = (&taking.public_key, public);
+        warn!(%theirs, %ours, "the running relay has another key: clients that pin it will not come back");
+    }
+    for (role, socket) in taking.sockets.drain(..) {
+        sockets.give(role, socket).map_err(StartError::Given)?;
+    }
+    Ok(Some(taking))
+}
+
+/// One socket for each address. No SO_REUSEPORT: a second relay on the same port must be an error.
+fn listen(sockets: &mut Sockets, config: &Config) -> Result<Vec<TcpListener>, StartError> {
+    let tcp = &config.tcp;
+    let addresses = sockets.addresses(Role::Main, &config.listen);
+    let open = |address| match address {
+        Address::Tcp(address) => sockets
+            .tcp(Role::Main, address, |socket| edge::set_options(socket, tcp))
+            .map_err(|error| StartError::Listen { address, error }),
+        Address::Udp(address) => Err(StartError::ListenKind { address: format!("UDP {address}") }),
+        Address::Unix(path) => Err(StartError::ListenKind { address: format!("unix:{}", path.display()) }),
+    };
+    addresses.into_iter().map(open).collect()
+}
+
+fn doors(sockets: &mut Sockets, configured: &[AdminAddr]) -> Result<Vec<admin::Door>, StartError> {
+    let addresses = sockets.addresses(Role::Admin, configured);
+    let open = |address| match address {
+        Address::Tcp(address) => Ok(admin::open(sockets, &AdminAddr::Tcp(address))?),
+        Address::Unix(path) => Ok(admin::open(sockets, &AdminAddr::Unix(path))?),
+        Address::Udp(address) => Err(StartError::ListenKind { address: format!("UDP {address}") }),
+    };
+    addresses.into_iter().map(open).collect()
+}
+
+/// Where the next relay asks.
+fn desk(sockets: &mut Sockets, config: &Config) -> Result<Option<(UnixListener, SocketFile)>, StartError> {
+    let Some(path) = &config.takeover.socket else { return Ok(None) };
+    let opened = sockets.unix(Role::Takeover, path, &takeover::KIND);
+    opened.map(Some).map_err(|error| StartError::TakeoverSocket { path: path.display().to_string(), error })
+}
+
+/// systemd keeps the listening sockets over a restart, if its unit says so: then none of those who connect meanwhile
+/// is refused.
+fn leave_with_systemd(notify: &Notify, open: &Open) {
+    for role in open.own() {
+        notify.forget(role.name());
+    }
+    if !notify.is_somewhere() {
+        return;
+    }
+    let kept = open.each(|role, socket, origin| {
+        // Those of its .socket units it keeps anyway.
+        if origin != Origin::Passed {
+            notify.store(role.name(), socket);
+        }
+        Ok::<_, std::convert::Infallible>(())
+    });
+    let Ok(()) = kept;
+    open.share();
 }
 
 /// Memory that queues may take, out of what the host has.
@@ -422,8 +502,12 @@ const _: () = assert!(size_of::<Nanos>() == 8);
 #[cfg(test)]
 mod tests {
     use std::net::TcpStream;
+    use std::time::Duration;
+
+    use socket2::SockRef;
 
     use super::*;
+    use crate::config::TcpOptions;
 
     /// Clients connect while the relay is still starting, above all when it has just been restarted.
     #[test]
@@ -433,9 +517,11 @@ mod tests {
             user_timeout: Duration::from_secs(15),
             keepalive_time: Duration::from_secs(600),
         };
-        let listeners = listen(&[ListenAddr::Tcp("127.0.0.1:0".parse().unwrap())], &tcp).unwrap();
-        let _client = TcpStream::connect(listeners[0].local_addr().unwrap()).unwrap();
-        let (accepted, _) = listeners[0].accept().unwrap();
+        let address = "127.0.0.1:0".parse().unwrap();
+        let prepare = |socket: SockRef<'_>| edge::set_options(socket, &tcp);
+        let listener = Sockets::default().tcp(Role::Main, address, prepare).unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (accepted, _) = listener.accept().unwrap();
         let socket = SockRef::from(&accepted);
         assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
         assert_eq!(socket.tcp_user_timeout().unwrap(), Some(Duration::from_secs(15)));

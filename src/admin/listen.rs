@@ -1,15 +1,11 @@
 //! The sockets of the admin listener.
 
-use std::fs::{self, Permissions};
 use std::io;
-use std::net::{SocketAddr, TcpListener};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
-
-use socket2::{Domain, SockAddr, Socket, Type};
+use std::net::TcpListener;
+use std::os::unix::net::UnixListener;
 
 use crate::config::AdminAddr;
+use crate::control::sockets::{Role, STREAM, SocketFile, Sockets};
 
 /// A socket that listens.
 #[derive(Debug)]
@@ -23,7 +19,7 @@ impl Door {
     pub fn address(&self) -> AdminAddr {
         match self {
             Self::Tcp(listener) => AdminAddr::Tcp(listener.local_addr().unwrap_or(([0, 0, 0, 0], 0).into())),
-            Self::Unix(_, file) => AdminAddr::Unix(file.path.clone()),
+            Self::Unix(_, file) => AdminAddr::Unix(file.path().to_owned()),
         }
     }
 }
@@ -55,85 +51,30 @@ fn hint(address: &AdminAddr, error: &io::Error) -> &'static str {
 
 /// # Errors
 /// The address cannot be had.
-pub fn open(address: &AdminAddr) -> Result<Door, ListenError> {
+pub fn open(sockets: &mut Sockets, address: &AdminAddr) -> Result<Door, ListenError> {
     let door = match address {
-        AdminAddr::Tcp(tcp) => open_tcp(*tcp).map(Door::Tcp),
-        AdminAddr::Unix(path) => open_unix(path),
+        AdminAddr::Tcp(tcp) => sockets.tcp(Role::Admin, *tcp, |socket| socket.set_tcp_nodelay(true)).map(Door::Tcp),
+        AdminAddr::Unix(path) => {
+            sockets.unix(Role::Admin, path, &STREAM).map(|(listener, file)| Door::Unix(listener, file))
+        }
     };
     door.map_err(|error| ListenError { address: address.clone(), error })
 }
 
-const BACKLOG: i32 = 128;
-
-fn open_tcp(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
-    if let SocketAddr::V6(v6) = address {
-        // A wildcard takes both families; an address of its own only what it says.
-        socket.set_only_v6(!v6.ip().is_unspecified())?;
-    }
-    // Only for sockets in TIME_WAIT: it lets nobody share a port that is in use.
-    socket.set_reuse_address(true)?;
-    socket.set_tcp_nodelay(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    socket.set_nonblocking(true)?;
-    Ok(socket.into())
-}
-
-/// A file that nobody listens on is what a relay that was killed has left: it is replaced.
-fn open_unix(path: &Path) -> io::Result<Door> {
-    const GROUP: u32 = 0o660;
-    match fs::symlink_metadata(path) {
-        Ok(file) if !file.file_type().is_socket() => return Err(io::ErrorKind::AlreadyExists.into()),
-        Ok(_) => match UnixStream::connect(path) {
-            Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path)?,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            // Also when we may not ask: somebody has it.
-            _ => return Err(io::ErrorKind::AddrInUse.into()),
-        },
-        Err(_) => {}
-    }
-    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    socket.bind(&SockAddr::unix(path)?)?;
-    let file = SocketFile::of(path)?;
-    // Before anybody can connect.
-    fs::set_permissions(path, Permissions::from_mode(GROUP))?;
-    socket.listen(BACKLOG)?;
-    socket.set_nonblocking(true)?;
-    Ok(Door::Unix(socket.into(), file))
-}
-
-/// The name of a socket, removed when dropped: but not if another process has replaced it.
-#[derive(Debug)]
-pub struct SocketFile {
-    path: PathBuf,
-    id: (u64, u64),
-}
-
-impl SocketFile {
-    fn of(path: &Path) -> io::Result<Self> {
-        Ok(Self { path: std::path::absolute(path)?, id: id(path)? })
-    }
-}
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        if id(&self.path).is_ok_and(|id| id == self.id) {
-            // The next one that wants the name replaces it anyway.
-            let _ = fs::remove_file(&self.path);
-        }
-    }
-}
-
-fn id(path: &Path) -> io::Result<(u64, u64)> {
-    fs::symlink_metadata(path).map(|file| (file.dev(), file.ino()))
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::net::SocketAddr;
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::Path;
+
     use tempfile::TempDir;
 
     use super::*;
+
+    fn open(address: &AdminAddr) -> Result<Door, ListenError> {
+        super::open(&mut Sockets::default(), address)
+    }
 
     fn unix(path: &Path) -> Result<Door, String> {
         open(&AdminAddr::Unix(path.into())).map_err(|e| e.to_string())

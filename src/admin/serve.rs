@@ -22,10 +22,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep, sleep, timeout};
 
 use super::access::{self, Peer};
-use super::listen::{Door, SocketFile};
+use super::listen::Door;
 use super::pages::{self, Ask, Content, Page};
 use super::state::State;
 use crate::control::logging::Limiter;
+use crate::control::sockets::SocketFile;
 use crate::limits;
 
 /// Places of connections. Those who are answered whatever they say never lose theirs to strangers.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tokio::time::{Instant, sleep};
 
-use super::admit::Place;
+use super::admit::{Limits, Place};
 use super::debug;
 use super::host::{Host, Stream};
 use super::serve::Edge;
@@ -62,7 +62,8 @@ async fn admit<'e, H: Host>(
     }
     let upgrade = requests(edge, wire, peer).await?;
     // Before the 101, while there is still a way to say no.
-    let place = match edge.shared.admission.reserve(peer.ip(), &*edge.shared.workers) {
+    let limits = Limits::of(&edge.shared.live.load());
+    let place = match edge.shared.admission.reserve(peer.ip(), limits, &*edge.shared.workers) {
         Ok(place) => place,
         Err(reason) => {
             let why = match reason {
@@ -126,9 +127,9 @@ async fn requests<H: Host>(
     peer: SocketAddr,
 ) -> Result<Upgrade, CloseReason> {
     for answered in 1..=limits::HTTP_REQUESTS_MAX {
-        let last = answered == limits::HTTP_REQUESTS_MAX;
-        let visitor = http::Visitor { ip: peer.ip(), last };
         let exchange = loop {
+            let last = answered == limits::HTTP_REQUESTS_MAX || edge.shared.is_stopping();
+            let visitor = http::Visitor { ip: peer.ip(), last };
             match http::next(&wire.plain_in, &edge.shared.live.load().site, visitor) {
                 Ok(Some(exchange)) => break exchange,
                 Ok(None) => wait_for_request(wire, answered > 1).await?,

@@ -13,7 +13,11 @@ pub(super) trait Host: 'static {
 
     fn listener(&self, listener: TcpListener) -> io::Result<Self::Listener>;
 
+    /// Waits for a connection, or for [`Self::close`]: then it takes the one that it was woken for, or fails.
     async fn accept(&self, listener: &Self::Listener) -> io::Result<(Self::Stream, SocketAddr)>;
+
+    /// Ends [`Self::accept`], now and from now on. The socket itself is as it was: another process may go on with it.
+    fn close(&self, listener: &Self::Listener);
 
     /// Takes the descriptor, non-blocking, out of a stream with no operation in flight.
     fn release(&self, stream: Self::Stream) -> io::Result<OwnedFd>;

@@ -3,6 +3,7 @@
 //! Threads that all accept from the same sockets, each with its own single-threaded runtime: tokio-uring where
 //! io_uring is allowed, plain tokio elsewhere. A stranger costs one bounded place and a deadline.
 
+mod accept_limit;
 mod admit;
 mod bells;
 mod conn;
@@ -17,8 +18,8 @@ mod stream_uring;
 mod wire;
 
 use std::io;
-use std::net::{Shutdown, TcpListener};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::net::TcpListener;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -26,7 +27,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use socket2::{SockRef, TcpKeepalive};
 
-use crate::config::{Cidr, HomePage, TcpOptions};
+use crate::config::{AcceptLimit, Cidr, HomePage, TcpOptions};
 use crate::control::logging::Limiter;
 use crate::limits;
 use crate::proto::http::Site;
@@ -62,11 +63,17 @@ pub struct Live {
     pub site: Site,
     /// Proxies that are believed about a client's address.
     pub trusted_proxies: Vec<Cidr>,
+    /// New connections that are let in.
+    pub accept_limit: Option<AcceptLimit>,
+    pub max_clients: Option<usize>,
+    pub max_clients_per_ip: Option<usize>,
 }
 
 pub struct EdgeConfig {
     /// Bound and listening. Every edge accepts from all of them.
     pub listeners: Vec<TcpListener>,
+    /// Whether it accepts at once, and not only when it is [opened](EdgeHandle::open).
+    pub open: bool,
     /// `None`: plain HTTP. Must allow secrets to be extracted.
     pub tls: Option<Arc<rustls::ServerConfig>>,
     pub keys: Arc<Keys>,
@@ -74,8 +81,6 @@ pub struct EdgeConfig {
     pub live: Live,
     /// Who makes the pages of `/debug/`.
     pub desk: Option<Desk>,
-    pub max_clients: Option<usize>,
-    pub max_clients_per_ip: Option<usize>,
     /// Number of threads; at least one.
     pub edges: usize,
     /// Why io_uring must not be used, if so.
@@ -90,13 +95,18 @@ impl EdgeConfig {
     pub fn new(listeners: Vec<TcpListener>, keys: Arc<Keys>) -> Self {
         Self {
             listeners,
+            open: true,
             tls: None,
             keys,
             mesh_key: None,
-            live: Live { site: Site { home: HomePage::Default, debug: None, derp: true }, trusted_proxies: Vec::new() },
+            live: Live {
+                site: Site { home: HomePage::Default, debug: None, derp: true },
+                trusted_proxies: Vec::new(),
+                accept_limit: None,
+                max_clients: None,
+                max_clients_per_ip: None,
+            },
             desk: None,
-            max_clients: None,
-            max_clients_per_ip: None,
             edges: 1,
             use_uring: Ok(()),
             login_deadline: limits::LOGIN_DEADLINE,
@@ -142,9 +152,12 @@ pub fn start(config: EdgeConfig, workers: Arc<dyn Workers>) -> Result<EdgeHandle
         desk: config.desk,
         login_deadline: config.login_deadline,
         half_open: Arc::new(half_open),
-        admission: Admission::new(config.max_clients, config.max_clients_per_ip),
+        accept_limit: accept_limit::Gate::default(),
+        admission: Admission::default(),
         workers,
+        open: AtomicBool::new(config.open),
         stopping: AtomicBool::new(false),
+        tasks: AtomicUsize::new(0),
         closing: AtomicBool::new(false),
         pause_lines: Limiter::new(limits::ACCEPT_PAUSE_LOG),
     });
@@ -158,7 +171,7 @@ pub fn start(config: EdgeConfig, workers: Arc<dyn Workers>) -> Result<EdgeHandle
         Ok(threads) => (Backend::Uring, threads),
         Err(reason) => (Backend::Tokio(reason), crew.start(false)?),
     };
-    Ok(EdgeHandle { listeners: config.listeners, shared, stats, backend, threads })
+    Ok(EdgeHandle { shared, stats, backend, threads })
 }
 
 /// Prepares a socket that is about to listen. Accepted sockets inherit all of this, at no cost per connection; those
@@ -249,7 +262,6 @@ pub(crate) fn be_nice() {
 
 /// The running edge.
 pub struct EdgeHandle {
-    listeners: Vec<TcpListener>,
     shared: Arc<Shared>,
     stats: Arc<[Arc<Stats>]>,
     backend: Backend,
@@ -266,25 +278,39 @@ impl EdgeHandle {
         &self.stats
     }
 
-    /// Requests from now on are answered by this.
+    /// Connections, requests and logins from now on are judged by this; whoever is in stays.
     pub fn reconfigure(&self, live: Live) {
         self.shared.live.store(Arc::new(live));
     }
 
-    /// From here on connects are refused. Connections that are in stay, until their deadline.
+    /// Begins to accept, if it was started without.
+    pub fn open(&self) {
+        self.shared.open.store(true, Ordering::Release);
+        self.shared.half_open.wake_all();
+    }
+
+    /// From here on nobody new comes in: each edge lets go of its listeners, which are as they were for whoever else
+    /// has them. Connections that are in may finish, until their deadline; HTTP is told that each answer is the last.
     pub fn stop_accepting(&self) {
         self.shared.stopping.store(true, Ordering::Release);
-        for listener in &self.listeners {
-            // One shutdown ends it for every duplicate, and wakes all who wait in accept.
-            let _ = SockRef::from(listener).shutdown(Shutdown::Both);
-        }
+        self.shared.half_open.wake_all();
+    }
+
+    /// Ends every connection that has not gone to a worker.
+    pub fn cut_logins(&self) {
+        self.shared.closing.store(true, Ordering::Release);
+        self.shared.half_open.wake_all();
+    }
+
+    /// Whether nobody accepts any more, and every connection has ended or gone to a worker.
+    pub fn is_quiet(&self) -> bool {
+        self.shared.is_stopping() && self.shared.tasks.load(Ordering::Acquire) == 0
     }
 
     /// Ends every connection that has not gone to a worker, and the threads.
     pub fn join(self) {
         self.stop_accepting();
-        self.shared.closing.store(true, Ordering::Release);
-        self.shared.half_open.wake_all();
+        self.cut_logins();
         for thread in self.threads {
             // A thread that panicked has said so.
             let _ = thread.join();

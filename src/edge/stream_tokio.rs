@@ -1,9 +1,11 @@
 //! Streams over tokio's own epoll, where io_uring is not allowed.
 
-use std::future::Future;
+use std::cell::{Cell, RefCell};
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::OwnedFd;
+use std::task::{Poll, Waker};
 
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
@@ -31,17 +33,38 @@ impl Runtime {
     }
 }
 
+pub(super) struct Listener {
+    socket: TcpListener,
+    closed: Cell<bool>,
+    waiting: RefCell<Option<Waker>>,
+}
+
 impl Host for Tokio {
-    type Listener = TcpListener;
+    type Listener = Listener;
     type Stream = TcpStream;
 
-    fn listener(&self, listener: std::net::TcpListener) -> io::Result<TcpListener> {
+    fn listener(&self, listener: std::net::TcpListener) -> io::Result<Listener> {
         listener.set_nonblocking(true)?;
-        TcpListener::from_std(listener)
+        let socket = TcpListener::from_std(listener)?;
+        Ok(Listener { socket, closed: Cell::new(false), waiting: RefCell::default() })
     }
 
-    async fn accept(&self, listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
-        listener.accept().await
+    async fn accept(&self, listener: &Listener) -> io::Result<(TcpStream, SocketAddr)> {
+        poll_fn(|cx| {
+            if listener.closed.get() {
+                return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
+            }
+            *listener.waiting.borrow_mut() = Some(cx.waker().clone());
+            listener.socket.poll_accept(cx)
+        })
+        .await
+    }
+
+    fn close(&self, listener: &Listener) {
+        listener.closed.set(true);
+        if let Some(waiting) = listener.waiting.take() {
+            waiting.wake();
+        }
     }
 
     fn release(&self, stream: TcpStream) -> io::Result<OwnedFd> {

@@ -3,7 +3,7 @@
 //! Two rules come from it: the ring is set up with COOP_TASKRUN and SINGLE_ISSUER (with DEFER_TASKRUN it hangs), and
 //! a socket is shut down before it is dropped with a read in flight (the descriptor would stay until the peer speaks).
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::io::{self, Write};
 use std::net::{Shutdown, SocketAddr};
@@ -13,10 +13,12 @@ use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::{DupFlags, Errno, dup3, fcntl_dupfd_cloexec, ioctl_fionbio};
+use tokio::io::unix::AsyncFd;
 use tokio_uring::buf::BoundedBuf;
-use tokio_uring::net::{TcpListener, TcpStream};
+use tokio_uring::net::TcpStream;
 
 use super::host::{Host, Stream};
+use crate::driver::accept::Acceptor;
 use crate::driver::fd::of_uring_stream;
 use crate::limits;
 
@@ -78,18 +80,70 @@ impl Uring {
     }
 }
 
+/// Not tokio-uring's own: its accept cannot be taken back.
+pub(super) struct Listener {
+    /// Of the acceptor's ring.
+    events: AsyncFd<OwnedFd>,
+    acceptor: RefCell<Acceptor>,
+    closed: Cell<bool>,
+}
+
+impl Listener {
+    /// Until somebody may be there, or it is closed.
+    async fn ready(&self) -> io::Result<()> {
+        loop {
+            {
+                let mut acceptor = self.acceptor.borrow_mut();
+                if !acceptor.is_waiting() {
+                    if self.closed.get() {
+                        return Ok(());
+                    }
+                    acceptor.wait()?;
+                }
+                if acceptor.has_ended() {
+                    return Ok(());
+                }
+            }
+            let mut event = self.events.readable().await?;
+            if self.acceptor.borrow_mut().has_ended() {
+                return Ok(());
+            }
+            event.clear_ready();
+        }
+    }
+}
+
 impl Host for Uring {
-    type Listener = TcpListener;
+    type Listener = Listener;
     type Stream = TcpStream;
 
-    /// Blocking: an operation on a non-blocking descriptor would fail at once instead of waiting in the kernel.
-    fn listener(&self, listener: std::net::TcpListener) -> io::Result<TcpListener> {
-        listener.set_nonblocking(false)?;
-        Ok(TcpListener::from_std(listener))
+    fn listener(&self, listener: std::net::TcpListener) -> io::Result<Listener> {
+        let acceptor = Acceptor::new(listener.into())?;
+        let events = acceptor.events()?;
+        Ok(Listener { events, acceptor: RefCell::new(acceptor), closed: Cell::new(false) })
     }
 
-    async fn accept(&self, listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
-        listener.accept().await
+    async fn accept(&self, listener: &Listener) -> io::Result<(TcpStream, SocketAddr)> {
+        loop {
+            listener.ready().await?;
+            match listener.acceptor.borrow().accept() {
+                // Somebody else was faster.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && !listener.closed.get() => {}
+                Err(error) => return Err(error),
+                Ok((socket, peer)) => {
+                    let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
+                    let peer = peer.ok_or(io::ErrorKind::NotConnected)?;
+                    return Ok((TcpStream::from_std(socket.into()), peer));
+                }
+            }
+        }
+    }
+
+    fn close(&self, listener: &Listener) {
+        listener.closed.set(true);
+        if let Err(error) = listener.acceptor.borrow_mut().cancel() {
+            tracing::error!(%error, "an edge cannot end its wait for connections");
+        }
     }
 
     /// tokio-uring never gives a descriptor back, so a duplicate leaves. Each edge keeps a descriptor in reserve for

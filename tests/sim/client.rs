@@ -85,6 +85,8 @@ pub struct Client {
     plain: Vec<u8>,
     last: HashMap<(u32, bool), u32>,
     pub pings: Vec<[u8; 8]>,
+    /// Restarting frames.
+    pub told: u32,
 }
 
 impl Client {
@@ -105,6 +107,7 @@ impl Client {
             plain: Vec::new(),
             last: HashMap::new(),
             pings: Vec::new(),
+            told: 0,
         }
     }
 

@@ -28,21 +28,43 @@ pub struct Plan {
     misbehave: bool,
     /// Of 256 steps, so many begin with a session that shall move.
     moves: u8,
+    /// Of 256 runs, so many drain before their end.
+    drains: u8,
     bug: Option<Bug>,
 }
 
 impl Plan {
     pub fn everything() -> Self {
-        Self { workers: 3, peers: 9, sessions: 24, steps: 260, faults: true, misbehave: true, moves: 128, bug: None }
+        Self {
+            workers: 3,
+            peers: 9,
+            sessions: 24,
+            steps: 260,
+            faults: true,
+            misbehave: true,
+            moves: 128,
+            drains: 80,
+            bug: None,
+        }
     }
 
     pub fn churn() -> Self {
-        Self { workers: 3, peers: 6, sessions: 40, steps: 300, faults: false, misbehave: false, moves: 0, bug: None }
+        Self {
+            workers: 3,
+            peers: 6,
+            sessions: 40,
+            steps: 300,
+            faults: false,
+            misbehave: false,
+            moves: 0,
+            drains: 0,
+            bug: None,
+        }
     }
 
     /// Everybody moves all the time.
     pub fn nomads() -> Self {
-        Self { moves: 255, ..Self::churn() }
+        Self { moves: 255, drains: 128, ..Self::churn() }
     }
 
     pub fn with(bug: Bug) -> Self {
@@ -70,6 +92,8 @@ pub struct Tally {
     moves: u64,
     tls: u64,
     write_timeouts: u64,
+    drains: u64,
+    told: u64,
 }
 
 impl Tally {
@@ -92,6 +116,8 @@ impl Tally {
             moves,
             tls,
             write_timeouts,
+            drains,
+            told,
         } = other;
         self.sessions += sessions;
         self.packets += packets;
@@ -110,6 +136,8 @@ impl Tally {
         self.moves += moves;
         self.tls += tls;
         self.write_timeouts += write_timeouts;
+        self.drains += drains;
+        self.told += told;
     }
 
     pub fn moves(&self) -> u64 {
@@ -134,6 +162,8 @@ impl Tally {
             ("moves to another worker", self.moves),
             ("TLS sessions", self.tls),
             ("write timeouts", self.write_timeouts),
+            ("drains", self.drains),
+            ("Restarting", self.told),
         ];
         for (what, count) in seen {
             assert!(count > 0 || self.sessions < 1000, "nothing tested: {what}");
@@ -154,6 +184,8 @@ pub struct World {
     /// For each watcher: who is here as far as it was told.
     watched: HashMap<usize, HashSet<Key>>,
     delivered: HashSet<(u32, u32)>,
+    /// When each worker is told to drain.
+    drain_at: Vec<Option<usize>>,
     tally: Tally,
 }
 
@@ -181,6 +213,11 @@ impl World {
         let workers = (0..plan.workers)
             .map(|me| Worker::new(net.driver(), me as u16, settings.clone(), common.clone()))
             .collect();
+        let drains = random.chance(plan.drains);
+        let drain_at = (0..plan.workers)
+            // Not all at once, and before everything is over.
+            .map(|_| drains.then(|| plan.steps / 2 + random.below(plan.steps / 3)))
+            .collect();
         Self {
             plan,
             random,
@@ -191,6 +228,7 @@ impl World {
             heard: Vec::new(),
             watched: HashMap::new(),
             delivered: HashSet::new(),
+            drain_at,
             tally: Tally::default(),
         }
     }
@@ -202,6 +240,7 @@ impl World {
                 self.login();
             }
             self.act();
+            self.drain_some(step);
             self.move_some();
             self.turn_some()?;
             self.read_some()?;
@@ -217,6 +256,7 @@ impl World {
         self.check_reach()?;
         self.check_who_heard()?;
         self.check_counters("before the end")?;
+        self.check_told()?;
         self.leave()?;
         Ok(self.tally)
     }
@@ -415,6 +455,28 @@ impl World {
         }
     }
 
+    fn drain_some(&mut self, step: usize) {
+        for worker in 0..self.plan.workers {
+            if self.drain_at[worker] == Some(step) {
+                let reconnect_spread = Duration::from_secs(10);
+                assert!(self.common.commands[worker].push(Command::Drain { reconnect_spread }).is_ok());
+                self.tally.drains += 1;
+            }
+        }
+    }
+
+    /// Of a relay that will stop everybody has heard once, wherever they were and are; of another one nobody.
+    fn check_told(&self) -> Result<(), String> {
+        let expected = u32::from(self.drain_at[0].is_some());
+        for at in 0..self.clients.len() {
+            let (told, alive) = (self.clients[at].told, !self.clients[at].over && self.clients[at].greeted);
+            if told > expected || (alive && told != expected) {
+                return Err(format!("client {at} heard {told} times of a restart, and not {expected} times"));
+            }
+        }
+        Ok(())
+    }
+
     fn turn_some(&mut self) -> Result<(), String> {
         for _ in 0..self.plan.workers {
             let at = self.random.below(self.plan.workers);
@@ -508,7 +570,10 @@ impl World {
                 self.clients[at].pings.drain(..=found);
                 self.tally.pongs += 1;
             }
-            Got::Restarting => return Err(format!("{who} was told of a restart")),
+            Got::Restarting => {
+                self.clients[at].told += 1;
+                self.tally.told += 1;
+            }
             Got::KeepAlive => {}
         }
         Ok(())

@@ -5,7 +5,7 @@
 
 use std::time::UNIX_EPOCH;
 
-use crate::stats::{DropReason, ROUND_TRIP_LABELS};
+use crate::stats::{CloseReason, DropReason, ROUND_TRIP_LABELS};
 
 use super::pass::{Distribution, Pass};
 use super::series::Number;
@@ -155,10 +155,10 @@ fn tls_versions(pass: &Pass, numbers: [u64; 2]) -> Var {
 }
 
 fn tls_listener(pass: &Pass) -> Vars {
-    vec![
-        ("counter_accepted_connections", Var::Whole(pass.edge_sum(|e| e.accepts))),
-        ("counter_rejected_connections", Var::Whole(0)),
-    ]
+    let rejected = pass.edge_sum(|e| e.closes[CloseReason::AcceptLimit as usize]);
+    // Read a moment apart from each other.
+    let accepted = pass.edge_sum(|e| e.accepts).saturating_sub(rejected);
+    vec![("counter_accepted_connections", Var::Whole(accepted)), ("counter_rejected_connections", Var::Whole(rejected))]
 }
 
 fn stun() -> Vars {
