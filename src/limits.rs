@@ -232,3 +232,16 @@ pub const SPARE_BYTES: usize = 8 << 20;
 
 /// How long a worker keeps the memory of a burst before it gives back what is beyond the ordinary.
 pub const TRIM_EVERY: Duration = Duration::from_secs(30);
+
+/// How long either side of a takeover may take to answer the other, when nothing but the answer is to be done.
+pub const TAKEOVER_REPLY: Duration = Duration::from_secs(10);
+
+/// How long a new relay may take to start before the running one goes on without it: certificates may be large, and the
+/// machine busy.
+pub const TAKEOVER_START: Duration = Duration::from_secs(60);
+
+/// One message between them: names, a key, a reason.
+pub const TAKEOVER_MESSAGE: usize = 4 * 1024;
+
+/// How often a drain says how far it is.
+pub const DRAIN_PROGRESS: Duration = Duration::from_secs(10);

@@ -1,19 +1,24 @@
 //! Puts a relay together from its parts and runs it until it is told to stop.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
-use std::os::unix::net::UnixListener;
+mod ending;
+mod sockets;
+
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::SystemTime;
 use std::{fmt, io};
 
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::admin::{self, About, Admin};
-use crate::config::{AdminAddr, Backend, Config, KeySource, ListenAddr, TcpOptions, TlsMode, keys};
+use crate::config::{AdminAddr, Backend, Config, KeySource, ListenAddr, TlsMode, keys};
 use crate::control::bootstrap_dns;
 use crate::control::logging::Control;
 use crate::control::metrics::{self, Collector};
-use crate::control::sockets::{self, SocketFile};
+use crate::control::sockets::{Open, SocketFile};
+use crate::control::systemd::{Notify, PassedError};
+use crate::control::takeover::{self, Desk, Giver, TakeError};
 use crate::control::{cores, nofile, signals};
 use crate::driver::Nanos;
 use crate::driver::probe::{self, Choice};
@@ -22,6 +27,7 @@ use crate::limits;
 use crate::proto::http::{self, Site};
 use crate::proto::key::NodeKey;
 use crate::proto::login::Keys;
+use crate::relay::sockets::Listening;
 use crate::stun::{self, Stun};
 use crate::tls::identity;
 use crate::worker::Settings;
@@ -39,12 +45,25 @@ pub enum StartError {
     Identity(#[from] identity::IdentityError),
     #[error(transparent)]
     Descriptors(#[from] nofile::NofileError),
-    #[error("cannot listen on {address}: {error}{}", hint(address, .error))]
+    #[error("cannot listen on {address}: {error}{}", sockets::hint(address, .error))]
     Listen { address: ListenAddr, error: io::Error },
-    #[error("cannot listen on {address} for plain HTTP: {error}{}; {HTTP_OFF}", hint(&ListenAddr::Tcp(*.address), .error))]
+    #[error(
+        "cannot listen on {address} for plain HTTP: {error}{}; {HTTP_OFF}",
+        sockets::hint(&ListenAddr::Tcp(*.address), .error)
+    )]
     Http { address: SocketAddr, error: io::Error },
     #[error("cannot start the thread of /bootstrap-dns: {0}")]
     BootstrapDns(io::Error),
+    #[error("cannot listen on {address}: this listener does not take sockets of that kind")]
+    ListenKind { address: String },
+    #[error(transparent)]
+    Passed(#[from] PassedError),
+    #[error(transparent)]
+    Take(#[from] TakeError),
+    #[error("a socket that the running relay gave cannot be used: {0}")]
+    Given(io::Error),
+    #[error("cannot listen for a takeover on {path}: {error}{}", sockets::takeover_hint(.error))]
+    TakeoverSocket { path: String, error: io::Error },
     #[error(transparent)]
     AdminListen(#[from] admin::ListenError),
     #[error("cannot start the admin thread: {0}")]
@@ -65,39 +84,36 @@ pub enum StartError {
 
 const HTTP_OFF: &str = "--http-listen \"\" turns it off, -http-port=-1 for derper's command line";
 
-fn hint(address: &ListenAddr, error: &io::Error) -> String {
-    if let ListenAddr::Unix(_) = address {
-        return sockets::unix_hint(error, "--listen");
-    }
-    let hint = match error.kind() {
-        io::ErrorKind::AddrInUse => "; another process has this port: stop it, or give another address",
-        io::ErrorKind::PermissionDenied => {
-            "; ports below 1024 need CAP_NET_BIND_SERVICE (AmbientCapabilities= in systemd), or give a higher port"
-        }
-        io::ErrorKind::AddrNotAvailable => "; this host does not have that address",
-        _ => "",
-    };
-    hint.to_owned()
-}
-
-/// Reconnects after a restart are spread over this time, so that a region's clients do not come back at once.
-const RECONNECT_SPREAD: Duration = Duration::from_secs(10);
-
 /// Runs the relay; returns after an orderly stop.
 ///
 /// # Errors
 /// Anything that keeps it from starting.
 pub fn run(config: Config, log: &Control) -> Result<(), StartError> {
-    let (stop, stopped) = mpsc::channel();
+    let (order, orders) = mpsc::channel();
+    // The first signal begins a drain if there is to be one, and whoever drains already has had it.
+    let hurries = Arc::new(AtomicBool::new(!config.drain_time.is_zero()));
+    let (stop, steps) = (order.clone(), hurries.clone());
     signals::spawn(move || {
-        let _ = stop.send(());
+        let _ = stop.send(Order::Stop);
+        if steps.swap(false, Ordering::AcqRel) { signals::Next::Hurries } else { signals::Next::Kills }
     })
     .map_err(StartError::Signals)?;
-    let relay = Relay::start(config, log)?;
-    // The sender lives as long as the signal thread: this ends with a signal only.
-    let _ = stopped.recv();
-    relay.stop();
+    let relay = Relay::start(config, log, move |successor| {
+        hurries.store(false, Ordering::Release);
+        let _ = order.send(Order::Succeeded(successor));
+    })?;
+    // The sender lives as long as the signal thread.
+    let first = orders.recv().unwrap_or(Order::Stop);
+    relay.end(first, &orders);
     Ok(())
+}
+
+/// Why a relay ends.
+#[derive(Clone, Copy, Debug)]
+pub enum Order {
+    Stop,
+    /// Another one has the listening sockets.
+    Succeeded(takeover::Successor),
 }
 
 /// A relay that runs.
@@ -105,19 +121,27 @@ pub struct Relay {
     config: Config,
     edge: edge::EdgeHandle,
     admin: Admin,
-    stun: Option<Stun>,
     crew: Arc<Crew>,
     threads: Threads,
     addresses: Vec<SocketAddr>,
     http_addresses: Vec<SocketAddr>,
+    stun: Option<Stun>,
     /// Removed at the end.
     _files: Vec<SocketFile>,
+    /// Listening sockets, to give away.
+    open: Arc<Open>,
+    giver: Option<Giver>,
+    notify: Notify,
 }
 
 impl Relay {
     /// # Errors
     /// Anything that keeps it from starting.
-    pub fn start(config: Config, log: &Control) -> Result<Self, StartError> {
+    pub fn start(
+        config: Config,
+        log: &Control,
+        succeeded: impl FnOnce(takeover::Successor) + Send + 'static,
+    ) -> Result<Self, StartError> {
         let started = SystemTime::now();
         let key = match &config.key {
             KeySource::Ephemeral => keys::generate()?,
@@ -129,11 +153,12 @@ impl Relay {
         let workers = config.workers.unwrap_or(cores.usable);
         let edges = config.edges.unwrap_or(workers.div_ceil(4));
         let max_clients = nofile::prepare(config.max_clients, workers, edges)?;
-        let Listening { tcp: listeners, unix, files } = listen(&config.listen, &config.tcp)?;
-        let http = listen_http(&config.http, &config.tcp)?;
-        let doors = config.admin.listen.iter().map(admin::open).collect::<Result<Vec<_>, _>>()?;
+        let notify = Notify::from_environment();
+        let listening = Listening::open(&config, &public)?;
+        let Listening { tcp: listeners, unix, http, stun: stun_sockets, admin: doors, desk, files, open, taking } =
+            listening;
+        let open = Arc::new(open);
         let admin_addresses: Vec<_> = doors.iter().map(admin::Door::address).collect();
-        let stun_sockets = config.stun.listen.iter().map(|a| stun::open(*a)).collect::<Result<Vec<_>, _>>()?;
         let addresses = local(&listeners);
         let http_addresses = local(&http);
         let choice = choose(config.backend)?;
@@ -157,16 +182,15 @@ impl Relay {
         let bootstrap_dns = bootstrap_dns::Table::start(&config.bootstrap_dns).map_err(StartError::BootstrapDns)?;
         let memory_at_start = metrics::resident_bytes();
         let mut edge_config = EdgeConfig::new(listeners, Arc::new(Keys::new(*key.as_bytes())));
+        edge_config.open = false;
         edge_config.unix = unix;
         edge_config.http = http;
         edge_config.bootstrap_dns = bootstrap_dns.clone();
         edge_config.tls = tls.as_ref().map(|tls| Arc::clone(&tls.config));
         edge_config.mesh_key = config.mesh_key.as_ref().map(|k| k.0);
-        edge_config.live = live(&config);
-        let (desk, questions) = tokio::sync::mpsc::channel(limits::DEBUG_QUESTIONS);
-        edge_config.desk = Some(desk);
-        edge_config.max_clients = Some(max_clients);
-        edge_config.max_clients_per_ip = config.max_clients_per_ip;
+        edge_config.live = live(&config, max_clients);
+        let (debug, questions) = tokio::sync::mpsc::channel(limits::DEBUG_QUESTIONS);
+        edge_config.desk = Some(debug);
         edge_config.edges = edges;
         edge_config.use_uring = match &choice {
             Choice::Uring { .. } => Ok(()),
@@ -220,6 +244,24 @@ impl Relay {
         let admin = Admin::start(parts, doors, questions).map_err(StartError::Admin)?;
         let stun = start_stun(&config, stun_sockets, stun_stats).map_err(StartError::Stun)?;
         let stun_addresses = stun.as_ref().map(Stun::addresses).unwrap_or_default();
+        // Nothing can fail behind this: the sockets are ours.
+        if let Some(taking) = &taking {
+            taking.ready()?;
+        }
+        edge.open();
+        admin.open();
+        if let Some(taking) = taking {
+            taking.open();
+        }
+        let giver = desk.and_then(|(listener, file)| {
+            let desk = Desk { listener, file, sockets: open.clone(), public_key: public.to_string() };
+            let started = Giver::start(desk, succeeded);
+            started
+                .inspect_err(|error| warn!(%error, "no thread for takeovers: this relay gives its sockets to nobody"))
+                .ok()
+        });
+        sockets::leave_with_systemd(&notify, &open);
+        notify.ready();
         let block = StartBlock {
             addresses: &addresses,
             unix: &files,
@@ -237,7 +279,20 @@ impl Relay {
             max_clients,
         };
         eprintln!("{block}");
-        Ok(Self { config, edge, admin, stun, crew, threads, addresses, http_addresses, _files: files })
+        Ok(Self {
+            config,
+            edge,
+            admin,
+            stun,
+            crew,
+            threads,
+            addresses,
+            http_addresses,
+            _files: files,
+            open,
+            giver,
+            notify,
+        })
     }
 
     /// Where it listens.
@@ -249,28 +304,6 @@ impl Relay {
     pub fn http_addresses(&self) -> &[SocketAddr] {
         &self.http_addresses
     }
-
-    /// Refuses new connections at once, tells clients to reconnect, flushes to those who read, ends.
-    pub fn stop(self) {
-        let began = Instant::now();
-        // Whoever asks whether to send clients here is told first, and until the end.
-        self.admin.stopping();
-        self.edge.stop_accepting();
-        if let Some(stun) = self.stun {
-            stun.stop();
-        }
-        // The edge ends first: what it hands over after the workers have ended would be nobody's.
-        self.edge.join();
-        self.crew.pool.stop(self.config.flush_on_stop, RECONNECT_SPREAD);
-        while !self.threads.finished() {
-            while self.crew.pop_event().is_some() {}
-            std::thread::sleep(Duration::from_millis(2));
-        }
-        self.threads.join();
-        while self.crew.pop_event().is_some() {}
-        self.admin.end();
-        info!(seconds = began.elapsed().as_secs_f32(), "stopped");
-    }
 }
 
 fn start_stun(config: &Config, sockets: Vec<UdpSocket>, stats: Arc<stun::Stats>) -> io::Result<Option<Stun>> {
@@ -278,7 +311,7 @@ fn start_stun(config: &Config, sockets: Vec<UdpSocket>, stats: Arc<stun::Stats>)
     if sockets.is_empty() { Ok(None) } else { Stun::start(sockets, clients, stats).map(Some) }
 }
 
-fn live(config: &Config) -> edge::Live {
+fn live(config: &Config, max_clients: usize) -> edge::Live {
     edge::Live {
         site: Site {
             home: config.home.clone(),
@@ -288,6 +321,9 @@ fn live(config: &Config) -> edge::Live {
             tailscales: config.tls.hostname().is_some_and(http::is_tailscales),
         },
         trusted_proxies: config.trusted_proxies.clone(),
+        accept_limit: config.accept_limit,
+        max_clients: Some(max_clients),
+        max_clients_per_ip: config.max_clients_per_ip,
     }
 }
 
@@ -349,52 +385,6 @@ fn choose(backend: Backend) -> Result<Choice, StartError> {
         Backend::Uring => probe::uring().map_err(StartError::Uring),
         Backend::Auto => Ok(probe::uring().unwrap_or_else(|why| Choice::Epoll { why })),
     }
-}
-
-/// The sockets of the main listener.
-struct Listening {
-    tcp: Vec<TcpListener>,
-    unix: Vec<UnixListener>,
-    files: Vec<SocketFile>,
-}
-
-const BACKLOG: i32 = 4096;
-
-/// One socket for each address.
-fn listen(addresses: &[ListenAddr], tcp: &TcpOptions) -> Result<Listening, StartError> {
-    let mut out = Listening { tcp: Vec::new(), unix: Vec::new(), files: Vec::new() };
-    for address in addresses {
-        let opened = match address {
-            ListenAddr::Tcp(address) => open(*address, tcp).map(|socket| out.tcp.push(socket)),
-            ListenAddr::Unix(path) => sockets::unix(path, BACKLOG).map(|(socket, file)| {
-                out.unix.push(socket);
-                out.files.push(file);
-            }),
-        };
-        opened.map_err(|error| StartError::Listen { address: address.clone(), error })?;
-    }
-    Ok(out)
-}
-
-fn listen_http(addresses: &[SocketAddr], tcp: &TcpOptions) -> Result<Vec<TcpListener>, StartError> {
-    let open =
-        |address: &SocketAddr| open(*address, tcp).map_err(|error| StartError::Http { address: *address, error });
-    addresses.iter().map(open).collect()
-}
-
-fn open(address: SocketAddr, tcp: &TcpOptions) -> io::Result<TcpListener> {
-    let open = |address| sockets::tcp(address, BACKLOG, |socket| edge::set_options(socket, tcp));
-    open(address).or_else(|error| match address {
-        // A host without IPv6: "all addresses" are those of IPv4.
-        SocketAddr::V6(v6) if v6.ip().is_unspecified() && no_ipv6(&error) => {
-            open((Ipv4Addr::UNSPECIFIED, v6.port()).into())
-        }
-        _ => Err(error),
-    })
-}
-
-fn no_ipv6(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
 }
 
 fn local(listeners: &[TcpListener]) -> Vec<SocketAddr> {
@@ -502,10 +492,13 @@ const _: () = assert!(size_of::<Nanos>() == 8);
 #[cfg(test)]
 mod tests {
     use std::net::TcpStream;
+    use std::time::Duration;
 
     use socket2::SockRef;
 
     use super::*;
+    use crate::config::TcpOptions;
+    use crate::control::sockets::{Role, Sockets};
 
     /// Clients connect while the relay is still starting, above all when it has just been restarted.
     #[test]
@@ -515,9 +508,11 @@ mod tests {
             user_timeout: Duration::from_secs(15),
             keepalive_time: Duration::from_secs(600),
         };
-        let listeners = listen(&[ListenAddr::Tcp("127.0.0.1:0".parse().unwrap())], &tcp).unwrap().tcp;
-        let _client = TcpStream::connect(listeners[0].local_addr().unwrap()).unwrap();
-        let (accepted, _) = listeners[0].accept().unwrap();
+        let address = "127.0.0.1:0".parse().unwrap();
+        let prepare = |socket: SockRef<'_>| edge::set_options(socket, &tcp);
+        let listener = Sockets::default().tcp(Role::Main, address, prepare).unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (accepted, _) = listener.accept().unwrap();
         let socket = SockRef::from(&accepted);
         assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
         assert_eq!(socket.tcp_user_timeout().unwrap(), Some(Duration::from_secs(15)));

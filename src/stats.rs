@@ -104,6 +104,8 @@ reasons! {
         LoginDeadline => "login_deadline",
         /// Operator's bound on half-open logins; the oldest one goes.
         HalfOpenCap => "half_open_cap",
+        /// Operator's `--accept-limit`: closed as soon as it was accepted.
+        AcceptLimit => "accept_limit",
         /// Operator's `--max-clients`.
         MaxClients => "max_clients",
         /// Operator's `--max-clients-per-ip`.

@@ -138,8 +138,8 @@ fn session_outlives_the_deadline_and_the_cap() {
 fn full_relay_says_503_and_has_room_again_when_a_session_ends() {
     both(|uring| {
         let relay = Relay::start(uring, |config| {
-            config.max_clients = Some(2);
-            config.max_clients_per_ip = Some(1);
+            config.live.max_clients = Some(2);
+            config.live.max_clients_per_ip = Some(1);
         });
         let ask = |mut stream: TcpStream| {
             stream.write_all(UPGRADE).unwrap();

@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
 
 use crate::config::AdminAddr;
-use crate::control::sockets::{self, SocketFile};
+use crate::control::sockets::{self, Role, STREAM, SocketFile, Sockets};
 
 /// A socket that listens.
 #[derive(Debug)]
@@ -49,17 +49,12 @@ fn hint(address: &AdminAddr, error: &io::Error) -> String {
 
 /// # Errors
 /// The address cannot be had.
-pub fn open(address: &AdminAddr) -> Result<Door, ListenError> {
-    const BACKLOG: i32 = 128;
+pub fn open(sockets: &mut Sockets, address: &AdminAddr) -> Result<Door, ListenError> {
     let door = match address {
-        AdminAddr::Tcp(tcp) => {
-            let opened = sockets::tcp(*tcp, BACKLOG, |socket| socket.set_tcp_nodelay(true));
-            opened.and_then(|listener| listener.set_nonblocking(true).map(|()| Door::Tcp(listener)))
+        AdminAddr::Tcp(tcp) => sockets.tcp(Role::Admin, *tcp, |socket| socket.set_tcp_nodelay(true)).map(Door::Tcp),
+        AdminAddr::Unix(path) => {
+            sockets.unix(Role::Admin, path, &STREAM).map(|(listener, file)| Door::Unix(listener, file))
         }
-        AdminAddr::Unix(path) => sockets::unix(path, BACKLOG).and_then(|(listener, file)| {
-            listener.set_nonblocking(true)?;
-            Ok(Door::Unix(listener, file))
-        }),
     };
     door.map_err(|error| ListenError { address: address.clone(), error })
 }
@@ -74,6 +69,10 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
+
+    fn open(address: &AdminAddr) -> Result<Door, ListenError> {
+        super::open(&mut Sockets::default(), address)
+    }
 
     fn unix(path: &Path) -> Result<Door, String> {
         open(&AdminAddr::Unix(path.into())).map_err(|e| e.to_string())

@@ -39,7 +39,7 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// Serves on `doors`, and answers what comes from the main listener.
+    /// Serves on `doors` once it is [opened](Self::open), and answers what comes from the main listener.
     ///
     /// # Errors
     /// The thread, or what its runtime needs, cannot be had.
@@ -63,9 +63,19 @@ impl Admin {
         Ok(Self { state, thread })
     }
 
+    /// Begins to answer.
+    pub fn open(&self) {
+        self.state.phase.send_replace(Phase::Running);
+    }
+
     /// The relay is about to stop: it is not ready from here on, and what streams ends.
     pub fn stopping(&self) {
         self.state.phase.send_replace(Phase::Stopping);
+    }
+
+    /// The same; and another relay answers at the listeners, which are left as they are.
+    pub fn leaving(&self) {
+        self.state.phase.send_replace(Phase::Leaving);
     }
 
     /// Ends the thread, and every connection to it.
@@ -87,11 +97,15 @@ fn prepare(doors: Vec<Door>) -> io::Result<(Runtime, Vec<Listener>)> {
 
 async fn run(state: Arc<State>, listeners: Vec<Listener>, questions: tokio::sync::mpsc::Receiver<Question>) {
     let places = Arc::new(Places::new());
-    for listener in listeners {
-        tokio::spawn(serve::accept(state.clone(), listener, places.clone()));
-    }
+    let mut phase = state.phase.subscribe();
     tokio::spawn(desk::serve(state.clone(), questions));
     tokio::spawn(summary::run(state.clone()));
     // The state lives as long as this, and its sender with it.
-    let _ = state.phase.subscribe().wait_for(|phase| *phase == Phase::Over).await;
+    let _ = phase.wait_for(|phase| *phase != Phase::Starting).await;
+    let accept = |listener| tokio::spawn(serve::accept(state.clone(), listener, places.clone()));
+    let accepting: Vec<_> = listeners.into_iter().map(accept).collect();
+    let _ = phase.wait_for(|phase| matches!(phase, Phase::Leaving | Phase::Over)).await;
+    // Between two connections: none is lost.
+    accepting.iter().for_each(tokio::task::JoinHandle::abort);
+    let _ = phase.wait_for(|phase| *phase == Phase::Over).await;
 }

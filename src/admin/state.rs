@@ -50,16 +50,20 @@ pub struct About {
 /// Where the relay is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
+    /// The listeners are still another relay's to answer.
+    Starting,
     Running,
     /// Nobody new comes in; what is queued goes out.
     Stopping,
+    /// The same, and the listeners are another relay's by now.
+    Leaving,
     /// The admin thread is to end, too.
     Over,
 }
 
 impl Phase {
     pub fn is_stopping(self) -> bool {
-        self != Self::Running
+        matches!(self, Self::Stopping | Self::Leaving | Self::Over)
     }
 }
 
@@ -87,7 +91,7 @@ impl State {
             workers,
             edges,
             log,
-            phase: watch::Sender::new(Phase::Running),
+            phase: watch::Sender::new(Phase::Starting),
             streams: streams(),
             streams_on_main: streams(),
             turned_away: AtomicU64::new(0),

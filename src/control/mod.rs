@@ -1,4 +1,4 @@
-//! What surrounds a relay on its host: its log, its signals, the cores and descriptors that it may use.
+//! What surrounds a relay on its host: its log, its signals, its sockets, the cores and descriptors that it may use.
 
 pub mod bootstrap_dns;
 pub mod cores;
@@ -7,3 +7,5 @@ pub mod metrics;
 pub mod nofile;
 pub mod signals;
 pub mod sockets;
+pub mod systemd;
+pub mod takeover;

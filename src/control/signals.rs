@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -10,31 +10,42 @@ use signal_hook::flag;
 use signal_hook::iterator::Signals;
 use tracing::{info, warn};
 
-/// Calls `stop` on its own thread at the first SIGTERM or SIGINT. A second one ends the process at once, with the
-/// status that a shell expects, whatever state the process is in: that needs no thread. SIGHUP does not end it.
+/// Calls `stop` on its own thread at each SIGTERM or SIGINT; it says whether the next one shall end the process at once,
+/// with the status that a shell expects, whatever state the process is in: that needs no thread. SIGHUP does not end it.
 ///
 /// # Errors
 /// When the system gives no handler or thread.
-pub fn spawn(stop: impl FnOnce() + Send + 'static) -> io::Result<()> {
-    let stopping = Arc::new(AtomicBool::new(false));
+pub fn spawn(stop: impl FnMut() -> Next + Send + 'static) -> io::Result<()> {
+    let impatient = Arc::new(AtomicBool::new(false));
     for signal in [SIGTERM, SIGINT] {
-        // In this order: the first signal finds the flag down and raises it.
-        flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&stopping))?;
-        flag::register(signal, Arc::clone(&stopping))?;
+        flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&impatient))?;
     }
     let signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
-    thread::Builder::new().name("signals".into()).spawn(move || obey(signals, stop))?;
+    thread::Builder::new().name("signals".into()).spawn(move || obey(signals, &impatient, stop))?;
     Ok(())
 }
 
-fn obey(mut signals: Signals, stop: impl FnOnce()) {
-    let mut stop = Some(stop);
+/// What the next signal does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Ends a drain.
+    Hurries,
+    /// Ends the process.
+    Kills,
+}
+
+fn obey(mut signals: Signals, impatient: &AtomicBool, mut stop: impl FnMut() -> Next) {
     for signal in signals.forever() {
         if signal == SIGHUP {
             warn!("SIGHUP: reloading is not built yet, nothing changes; restart to read files again");
-        } else if let Some(stop) = stop.take() {
-            info!("{}: stopping; a second signal ends at once", if signal == SIGINT { "SIGINT" } else { "SIGTERM" });
-            stop();
+            continue;
         }
+        let next = stop();
+        let then = match next {
+            Next::Hurries => "a second signal stops without waiting for sessions",
+            Next::Kills => "another signal ends at once",
+        };
+        info!("{}: stopping; {then}", if signal == SIGINT { "SIGINT" } else { "SIGTERM" });
+        impatient.store(next == Next::Kills, Ordering::Release);
     }
 }

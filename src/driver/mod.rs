@@ -4,6 +4,7 @@
 //! A driver owns sockets by slot. It receives by itself and lends what came to a [`Sink`]; it sends when asked, without
 //! blocking, and says later when a socket that was full takes more. It keeps no pointer to anything it is given.
 
+pub mod accept;
 mod buffers;
 pub mod epoll;
 pub mod fd;

@@ -4,46 +4,54 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::Workers;
+use super::{Live, Workers};
 use crate::stats::CloseReason;
 use crate::worker::bridge::Event;
 
 /// Shared by all edges. Counts connections from the decision to let them in until their worker says that they ended.
+#[derive(Default)]
 pub(super) struct Admission {
-    max: usize,
-    max_per_net: Option<usize>,
     counts: Mutex<Counts>,
 }
 
 #[derive(Default)]
 struct Counts {
     total: usize,
-    /// Kept only under a limit per address.
+    /// Kept without a limit, too: one may come while the relay runs, and holds then for whoever is here.
     by_net: HashMap<IpAddr, usize>,
 }
 
-impl Admission {
-    pub fn new(max: Option<usize>, max_per_net: Option<usize>) -> Self {
-        Self { max: max.unwrap_or(usize::MAX), max_per_net, counts: Mutex::default() }
-    }
+/// What holds for a login that comes now.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Limits {
+    max: Option<usize>,
+    max_per_net: Option<usize>,
+}
 
+impl Limits {
+    pub fn of(live: &Live) -> Self {
+        Self { max: live.max_clients, max_per_net: live.max_clients_per_ip }
+    }
+}
+
+impl Admission {
     /// A place for a client at `ip`, given back when dropped. Without an address only the bound on all counts.
     ///
     /// # Errors
     /// Which limit is reached.
-    pub fn reserve(&self, ip: Option<IpAddr>, workers: &dyn Workers) -> Result<Place<'_>, CloseReason> {
+    pub fn reserve(&self, ip: Option<IpAddr>, limits: Limits, workers: &dyn Workers) -> Result<Place<'_>, CloseReason> {
         let net = ip.map(net);
         self.settle(workers);
         let mut counts = self.counts();
-        if counts.total >= self.max {
+        if limits.max.is_some_and(|max| counts.total >= max) {
             return Err(CloseReason::MaxClients);
         }
-        if let (Some(max), Some(net)) = (self.max_per_net, net) {
-            let here = counts.by_net.entry(net).or_default();
-            if *here >= max {
+        if let Some(net) = net {
+            let here = counts.by_net.get(&net).copied().unwrap_or_default();
+            if limits.max_per_net.is_some_and(|max| here >= max) {
                 return Err(CloseReason::MaxClientsPerIp);
             }
-            *here += 1;
+            counts.by_net.insert(net, here + 1);
         }
         counts.total += 1;
         Ok(Place { admission: self, net, kept: false })
@@ -152,8 +160,9 @@ mod tests {
 
     #[test]
     fn places_come_back_from_failed_logins_and_from_workers() {
-        let (ended, admission) = (Ended::default(), Admission::new(Some(3), Some(2)));
-        let reserve = |ip: &str| admission.reserve(Some(ip.parse().unwrap()), &ended);
+        let (ended, admission) = (Ended::default(), Admission::default());
+        let limits = Limits { max: Some(3), max_per_net: Some(2) };
+        let reserve = |ip: &str| admission.reserve(Some(ip.parse().unwrap()), limits, &ended);
         reserve("10.0.0.1").unwrap().keep();
         let failing = reserve("::ffff:10.0.0.1").unwrap();
         assert_eq!(reserve("10.0.0.1").err(), Some(CloseReason::MaxClientsPerIp));
@@ -170,5 +179,26 @@ mod tests {
         admission.settle(&ended);
         let counts = admission.counts();
         assert_eq!((counts.total, counts.by_net.len()), (0, 0));
+    }
+
+    /// A limit that comes while the relay runs counts those who came before it, and lets none of them go.
+    #[test]
+    fn limits_change_while_clients_are_here() {
+        let (ended, admission) = (Ended::default(), Admission::default());
+        let reserve = |max, max_per_net| {
+            let ip = "10.0.0.1".parse().unwrap();
+            admission.reserve(ip, Limits { max, max_per_net }, &ended).map(Place::keep)
+        };
+        for _ in 0..3 {
+            reserve(None, None).unwrap();
+        }
+        assert_eq!(reserve(None, Some(3)).err(), Some(CloseReason::MaxClientsPerIp));
+        assert_eq!(reserve(Some(2), None).err(), Some(CloseReason::MaxClients));
+        reserve(Some(4), Some(4)).unwrap();
+        for _ in 0..2 {
+            ended.push("10.0.0.1");
+        }
+        reserve(None, Some(3)).unwrap();
+        assert_eq!(reserve(None, Some(3)).err(), Some(CloseReason::MaxClientsPerIp));
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tokio::time::{Instant, sleep};
 
-use super::admit::Place;
+use super::admit::{Limits, Place};
 use super::debug;
 use super::host::{Host, Stream};
 use super::serve::Edge;
@@ -77,7 +77,9 @@ async fn admit<'e, H: Host>(
     }
     let upgrade = requests(edge, wire, client, door).await?;
     // Before the 101, while there is still a way to say no.
-    let place = match edge.shared.admission.reserve(client.map(|client| client.ip()), &*edge.shared.workers) {
+    let limits = Limits::of(&edge.shared.live.load());
+    let ip = client.map(|client| client.ip());
+    let place = match edge.shared.admission.reserve(ip, limits, &*edge.shared.workers) {
         Ok(place) => place,
         Err(reason) => {
             let why = match reason {
@@ -143,9 +145,9 @@ async fn requests<H: Host>(
 ) -> Result<Upgrade, CloseReason> {
     let address = *client;
     for answered in 1..=limits::HTTP_REQUESTS_MAX {
-        let last = answered == limits::HTTP_REQUESTS_MAX;
         let services = http::Services { challenges: edge.shared.challenges.as_deref() };
         let exchange = loop {
+            let last = answered == limits::HTTP_REQUESTS_MAX || edge.shared.is_stopping();
             let live = edge.shared.live.load();
             let visitor = http::Visitor { address, proxies: &live.trusted_proxies, door, last };
             let next = http::next(&wire.plain_in, &live.site, services, visitor);

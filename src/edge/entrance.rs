@@ -1,10 +1,8 @@
 //! The sockets that edges accept from.
 
 use std::io;
-use std::net::{Shutdown, TcpListener};
+use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
-
-use socket2::SockRef;
 
 /// A socket, and what is served there.
 pub(super) struct Entrance {
@@ -33,14 +31,5 @@ impl Entrance {
             Listening::Unix(socket) => Listening::Unix(socket.try_clone()?),
         };
         Ok(Self { socket, ..*self })
-    }
-
-    /// One shutdown ends it for every duplicate, and wakes all who wait in accept.
-    pub fn close(&self) {
-        let socket = match &self.socket {
-            Listening::Tcp(socket) => SockRef::from(socket),
-            Listening::Unix(socket) => SockRef::from(socket),
-        };
-        let _ = socket.shutdown(Shutdown::Both);
     }
 }

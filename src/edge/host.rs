@@ -15,8 +15,12 @@ pub(super) trait Host: 'static {
 
     fn listener(&self, listener: Listening) -> io::Result<Self::Listener>;
 
-    /// The peers of a unix socket have no address.
+    /// Waits for a connection, or for [`Self::close`]: then it takes the one that it was woken for, or fails. The peers
+    /// of a unix socket have no address.
     async fn accept(&self, listener: &Self::Listener) -> io::Result<(Self::Stream, Option<SocketAddr>)>;
+
+    /// Ends [`Self::accept`], now and from now on. The socket itself is as it was: another process may go on with it.
+    fn close(&self, listener: &Self::Listener);
 
     /// Takes the descriptor, non-blocking, out of a stream with no operation in flight.
     fn release(&self, stream: Self::Stream) -> io::Result<OwnedFd>;

@@ -3,6 +3,7 @@
 //! Threads that all accept from the same sockets, each with its own single-threaded runtime: tokio-uring where
 //! io_uring is allowed, plain tokio elsewhere. A stranger costs one bounded place and a deadline.
 
+mod accept_limit;
 mod admit;
 mod bells;
 mod bootstrap;
@@ -23,7 +24,7 @@ mod wire;
 use std::io;
 use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -31,7 +32,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use socket2::{SockRef, TcpKeepalive};
 
-use crate::config::{HomePage, TcpOptions, TrustedProxies};
+use crate::config::{AcceptLimit, HomePage, TcpOptions, TrustedProxies};
 use crate::control::bootstrap_dns;
 use crate::control::logging::Limiter;
 use crate::limits;
@@ -70,6 +71,10 @@ pub struct Live {
     pub site: Site,
     /// Proxies that are believed about a client's address.
     pub trusted_proxies: TrustedProxies,
+    /// New connections that are let in.
+    pub accept_limit: Option<AcceptLimit>,
+    pub max_clients: Option<usize>,
+    pub max_clients_per_ip: Option<usize>,
 }
 
 pub struct EdgeConfig {
@@ -79,6 +84,8 @@ pub struct EdgeConfig {
     pub unix: Vec<UnixListener>,
     /// Plain HTTP beside TLS.
     pub http: Vec<TcpListener>,
+    /// Whether it accepts at once, and not only when it is [opened](EdgeHandle::open).
+    pub open: bool,
     /// `None`: plain HTTP. Must allow secrets to be extracted.
     pub tls: Option<Arc<rustls::ServerConfig>>,
     pub keys: Arc<Keys>,
@@ -92,8 +99,6 @@ pub struct EdgeConfig {
     pub bootstrap_dns: Arc<bootstrap_dns::Table>,
     /// Who finds the targets of CONNECT.
     pub lookup: Lookup,
-    pub max_clients: Option<usize>,
-    pub max_clients_per_ip: Option<usize>,
     /// Number of threads; at least one.
     pub edges: usize,
     /// Why io_uring must not be used, if so.
@@ -110,19 +115,21 @@ impl EdgeConfig {
             listeners,
             unix: Vec::new(),
             http: Vec::new(),
+            open: true,
             tls: None,
             keys,
             mesh_key: None,
             live: Live {
                 site: Site { home: HomePage::Default, debug: None, derp: true, connect: false, tailscales: false },
                 trusted_proxies: TrustedProxies::default(),
+                accept_limit: None,
+                max_clients: None,
+                max_clients_per_ip: None,
             },
             desk: None,
             challenges: None,
             bootstrap_dns: bootstrap_dns::Table::empty(),
             lookup: connect::system(),
-            max_clients: None,
-            max_clients_per_ip: None,
             edges: 1,
             use_uring: Ok(()),
             login_deadline: limits::LOGIN_DEADLINE,
@@ -171,9 +178,12 @@ pub fn start(config: EdgeConfig, workers: Arc<dyn Workers>) -> Result<EdgeHandle
         tunnels: Tunnels::new(config.lookup),
         login_deadline: config.login_deadline,
         half_open: Arc::new(half_open),
-        admission: Admission::new(config.max_clients, config.max_clients_per_ip),
+        accept_limit: accept_limit::Gate::default(),
+        admission: Admission::default(),
         workers,
+        open: AtomicBool::new(config.open),
         stopping: AtomicBool::new(false),
+        tasks: AtomicUsize::new(0),
         closing: AtomicBool::new(false),
         pause_lines: Limiter::new(limits::ACCEPT_PAUSE_LOG),
         proxy_lines: Limiter::new(limits::UNTRUSTED_PROXY_LOG),
@@ -189,7 +199,7 @@ pub fn start(config: EdgeConfig, workers: Arc<dyn Workers>) -> Result<EdgeHandle
         Ok(threads) => (Backend::Uring, threads),
         Err(reason) => (Backend::Tokio(reason), crew.start(false)?),
     };
-    Ok(EdgeHandle { entrances, shared, stats, backend, threads })
+    Ok(EdgeHandle { shared, stats, backend, threads })
 }
 
 /// Prepares a socket that is about to listen. Accepted sockets inherit all of this, at no cost per connection; those
@@ -280,7 +290,6 @@ pub(crate) fn be_nice() {
 
 /// The running edge.
 pub struct EdgeHandle {
-    entrances: Vec<Entrance>,
     shared: Arc<Shared>,
     stats: Arc<[Arc<Stats>]>,
     backend: Backend,
@@ -297,22 +306,39 @@ impl EdgeHandle {
         &self.stats
     }
 
-    /// Requests from now on are answered by this.
+    /// Connections, requests and logins from now on are judged by this; whoever is in stays.
     pub fn reconfigure(&self, live: Live) {
         self.shared.live.store(Arc::new(live));
     }
 
-    /// From here on connects are refused. Connections that are in stay, until their deadline.
+    /// Begins to accept, if it was started without.
+    pub fn open(&self) {
+        self.shared.open.store(true, Ordering::Release);
+        self.shared.half_open.wake_all();
+    }
+
+    /// From here on nobody new comes in: each edge lets go of its listeners, which are as they were for whoever else
+    /// has them. Connections that are in may finish, until their deadline; HTTP is told that each answer is the last.
     pub fn stop_accepting(&self) {
         self.shared.stopping.store(true, Ordering::Release);
-        self.entrances.iter().for_each(Entrance::close);
+        self.shared.half_open.wake_all();
+    }
+
+    /// Ends every connection that has not gone to a worker.
+    pub fn cut_logins(&self) {
+        self.shared.closing.store(true, Ordering::Release);
+        self.shared.half_open.wake_all();
+    }
+
+    /// Whether nobody accepts any more, and every connection has ended or gone to a worker.
+    pub fn is_quiet(&self) -> bool {
+        self.shared.is_stopping() && self.shared.tasks.load(Ordering::Acquire) == 0
     }
 
     /// Ends every connection that has not gone to a worker, and the threads.
     pub fn join(self) {
         self.stop_accepting();
-        self.shared.closing.store(true, Ordering::Release);
-        self.shared.half_open.wake_all();
+        self.cut_logins();
         for thread in self.threads {
             // A thread that panicked has said so.
             let _ = thread.join();

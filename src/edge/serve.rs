@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -13,6 +13,7 @@ use rustix::io::Errno;
 use tokio::task::{spawn_local, yield_now};
 use tokio::time::{Duration, Instant, sleep, timeout_at};
 
+use super::accept_limit::Gate;
 use super::admit::Admission;
 use super::bells::Bells;
 use super::connect::Tunnels;
@@ -65,17 +66,26 @@ pub(super) struct Shared {
     pub tunnels: Tunnels,
     pub login_deadline: Duration,
     pub half_open: Arc<HalfOpen>,
+    pub accept_limit: Gate,
     pub admission: Admission,
     pub workers: Arc<dyn Workers>,
-    /// Listeners are shut down.
+    /// Connections may come.
+    pub open: AtomicBool,
+    /// Nobody new comes in; whoever is in may finish.
     pub stopping: AtomicBool,
     /// Connections are to end, too.
     pub closing: AtomicBool,
+    /// Tasks of all edges: those that accept, and connections that have not gone to a worker.
+    pub tasks: AtomicUsize,
     pub pause_lines: Limiter,
     pub proxy_lines: Limiter,
 }
 
 impl Shared {
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
     pub fn is_closing(&self) -> bool {
         self.closing.load(Ordering::Acquire)
     }
@@ -130,10 +140,14 @@ pub(super) async fn run<H: Host>(
     let edge = Rc::new(Edge { host, shared, stats, guests, bells: Bells::default(), large_logins, tasks });
     let ringing = edge.clone();
     let ringing = spawn_local(async move { ringing.bells.run(&*ringing.shared.workers).await });
-    for entrance in entrances {
-        spawn(&edge, accept(edge.clone(), entrance));
-    }
+    let (mut waiting, mut listening) = (entrances, Vec::new());
     loop {
+        if edge.shared.is_stopping() {
+            waiting.clear();
+            listening.drain(..).for_each(|listener: Rc<H::Listener>| edge.host.close(&listener));
+        } else if edge.shared.open.load(Ordering::Acquire) {
+            listening.extend(waiting.drain(..).filter_map(|entrance| begin_to_accept(&edge, entrance)));
+        }
         if edge.shared.is_closing() {
             edge.guests.cut_all(CloseReason::Shutdown);
             if edge.tasks.get() == 0 {
@@ -153,31 +167,53 @@ pub(super) async fn run<H: Host>(
 fn spawn<H: Host>(edge: &Rc<Edge<H>>, task: impl Future<Output = ()> + 'static) {
     let edge = edge.clone();
     edge.tasks.set(edge.tasks.get() + 1);
+    edge.shared.tasks.fetch_add(1, Ordering::Relaxed);
     spawn_local(async move {
         task.await;
         edge.tasks.set(edge.tasks.get() - 1);
+        edge.shared.tasks.fetch_sub(1, Ordering::Release);
         if edge.shared.is_closing() {
             edge.guests.wake();
         }
     });
 }
 
-/// One long-lived loop per listener: an accept is never raced against anything, and ends by the listener's shutdown.
-async fn accept<H: Host>(edge: Rc<Edge<H>>, entrance: Entrance) {
+fn begin_to_accept<H: Host>(edge: &Rc<Edge<H>>, entrance: Entrance) -> Option<Rc<H::Listener>> {
     let beside = entrance.beside;
-    let listener = match edge.host.listener(entrance.socket) {
-        Ok(listener) => listener,
-        Err(error) => return tracing::error!(%error, "an edge cannot use its listener"),
-    };
+    match edge.host.listener(entrance.socket) {
+        Ok(listener) => {
+            let listener = Rc::new(listener);
+            spawn(edge, accept(edge.clone(), listener.clone(), beside));
+            Some(listener)
+        }
+        Err(error) => {
+            tracing::error!(%error, "an edge cannot use its listener");
+            None
+        }
+    }
+}
+
+/// One long-lived loop per listener. It ends when the listener is closed, which may be after one connection more.
+/// `beside`: plain HTTP beside TLS, which has no limit of its own.
+async fn accept<H: Host>(edge: Rc<Edge<H>>, listener: Rc<H::Listener>, beside: bool) {
     loop {
         match edge.host.accept(&listener).await {
             Ok((stream, peer)) => {
                 edge.stats.accepts.add(1);
-                spawn(&edge, conn::serve(edge.clone(), stream, peer, beside));
+                let limit = edge.shared.live.load().accept_limit.filter(|_| !beside);
+                if edge.shared.accept_limit.lets_in(limit, Instant::now().into()) {
+                    spawn(&edge, conn::serve(edge.clone(), stream, peer, beside));
+                } else {
+                    edge.stats.count_close(CloseReason::AcceptLimit);
+                    drop(stream);
+                }
+                if edge.shared.is_stopping() {
+                    return;
+                }
                 // Who is here comes before who queues outside: else a crowd would push out those in mid-login.
                 yield_now().await;
             }
-            Err(_) if edge.shared.stopping.load(Ordering::Acquire) => return,
+            Err(_) if edge.shared.is_stopping() => return,
             Err(error) => {
                 if no_descriptors(&error) {
                     edge.stats.accept_paused.set(1);

@@ -1,15 +1,14 @@
 //! Streams over tokio's own epoll, where io_uring is not allowed.
 
-use std::future::Future;
+use std::cell::{Cell, RefCell};
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixListener;
+use std::task::{Poll, Waker};
 
 use socket2::SockRef;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::task::LocalSet;
 
 use super::entrance::Listening;
@@ -17,31 +16,6 @@ use super::host::{Host, Stream};
 use crate::limits;
 
 pub(super) struct Tokio;
-
-pub(super) enum Listener {
-    Tcp(TcpListener),
-    Unix(AsyncFd<UnixListener>),
-}
-
-pub(super) fn unix(listener: UnixListener) -> io::Result<AsyncFd<UnixListener>> {
-    listener.set_nonblocking(true)?;
-    AsyncFd::with_interest(listener, Interest::READABLE)
-}
-
-/// A blocking stream, in the type that all streams have here: it does nothing with a socket that only TCP can.
-///
-/// Unlike one of TCP, a unix socket that was shut down says of an accept only that nobody is there.
-pub(super) async fn accept_unix(listener: &AsyncFd<UnixListener>) -> io::Result<std::net::TcpStream> {
-    loop {
-        let mut ready = listener.readable().await?;
-        if ready.ready().is_read_closed() {
-            return Err(io::ErrorKind::NotConnected.into());
-        }
-        if let Ok(accepted) = ready.try_io(|listener| listener.get_ref().accept()) {
-            return accepted.map(|(stream, _)| OwnedFd::from(stream).into());
-        }
-    }
-}
 
 /// A runtime for this thread.
 pub(super) struct Runtime {
@@ -60,28 +34,58 @@ impl Runtime {
     }
 }
 
+pub(super) struct Listener {
+    socket: Socket,
+    closed: Cell<bool>,
+    waiting: RefCell<Option<Waker>>,
+}
+
+enum Socket {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+/// A stream in the type that all have here: it does nothing with a socket that only TCP can.
+fn in_common(stream: UnixStream) -> io::Result<TcpStream> {
+    TcpStream::from_std(OwnedFd::from(stream.into_std()?).into())
+}
+
 impl Host for Tokio {
     type Listener = Listener;
     type Stream = TcpStream;
 
     fn listener(&self, listener: Listening) -> io::Result<Listener> {
-        match listener {
+        let socket = match listener {
             Listening::Tcp(tcp) => {
                 tcp.set_nonblocking(true)?;
-                TcpListener::from_std(tcp).map(Listener::Tcp)
+                Socket::Tcp(TcpListener::from_std(tcp)?)
             }
-            Listening::Unix(listener) => unix(listener).map(Listener::Unix),
-        }
+            Listening::Unix(unix) => {
+                unix.set_nonblocking(true)?;
+                Socket::Unix(UnixListener::from_std(unix)?)
+            }
+        };
+        Ok(Listener { socket, closed: Cell::new(false), waiting: RefCell::default() })
     }
 
     async fn accept(&self, listener: &Listener) -> io::Result<(TcpStream, Option<SocketAddr>)> {
-        match listener {
-            Listener::Tcp(tcp) => tcp.accept().await.map(|(stream, peer)| (stream, Some(peer))),
-            Listener::Unix(unix) => {
-                let stream = accept_unix(unix).await?;
-                stream.set_nonblocking(true)?;
-                Ok((TcpStream::from_std(stream)?, None))
+        poll_fn(|cx| {
+            if listener.closed.get() {
+                return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
             }
+            *listener.waiting.borrow_mut() = Some(cx.waker().clone());
+            match &listener.socket {
+                Socket::Tcp(tcp) => tcp.poll_accept(cx).map_ok(|(stream, peer)| (stream, Some(peer))),
+                Socket::Unix(unix) => unix.poll_accept(cx).map(|accepted| Ok((in_common(accepted?.0)?, None))),
+            }
+        })
+        .await
+    }
+
+    fn close(&self, listener: &Listener) {
+        listener.closed.set(true);
+        if let Some(waiting) = listener.waiting.take() {
+            waiting.wake();
         }
     }
 

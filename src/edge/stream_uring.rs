@@ -3,23 +3,23 @@
 //! Two rules come from it: the ring is set up with COOP_TASKRUN and SINGLE_ISSUER (with DEFER_TASKRUN it hangs), and
 //! a socket is shut down before it is dropped with a read in flight (the descriptor would stay until the peer speaks).
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::io::{self, Write};
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::OwnedFd;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::{DupFlags, Errno, dup3, fcntl_dupfd_cloexec, ioctl_fionbio};
 use tokio::io::unix::AsyncFd;
 use tokio_uring::buf::BoundedBuf;
-use tokio_uring::net::{TcpListener, TcpStream};
+use tokio_uring::net::TcpStream;
 
 use super::entrance::Listening;
 use super::host::{Host, Stream};
-use super::stream_tokio::{self, accept_unix};
+use crate::driver::accept::Acceptor;
 use crate::driver::fd::of_uring_stream;
 use crate::limits;
 
@@ -81,35 +81,77 @@ impl Uring {
     }
 }
 
-/// tokio-uring's own listener knows no unix sockets whose streams could leave it: those are accepted by epoll, which its
-/// runtime has as well.
-pub(super) enum Listener {
-    Tcp(TcpListener),
-    Unix(AsyncFd<UnixListener>),
+/// Not tokio-uring's own: its accept cannot be taken back.
+pub(super) struct Listener {
+    /// Of the acceptor's ring.
+    events: AsyncFd<OwnedFd>,
+    acceptor: RefCell<Acceptor>,
+    closed: Cell<bool>,
+    /// A unix socket: its peers have no address.
+    unix: bool,
+}
+
+impl Listener {
+    /// Until somebody may be there, or it is closed.
+    async fn ready(&self) -> io::Result<()> {
+        loop {
+            {
+                let mut acceptor = self.acceptor.borrow_mut();
+                if !acceptor.is_waiting() {
+                    if self.closed.get() {
+                        return Ok(());
+                    }
+                    acceptor.wait()?;
+                }
+                if acceptor.has_ended() {
+                    return Ok(());
+                }
+            }
+            let mut event = self.events.readable().await?;
+            if self.acceptor.borrow_mut().has_ended() {
+                return Ok(());
+            }
+            event.clear_ready();
+        }
+    }
 }
 
 impl Host for Uring {
     type Listener = Listener;
     type Stream = TcpStream;
 
-    /// Blocking: an operation on a non-blocking descriptor would fail at once instead of waiting in the kernel.
     fn listener(&self, listener: Listening) -> io::Result<Listener> {
-        match listener {
-            Listening::Tcp(tcp) => {
-                tcp.set_nonblocking(false)?;
-                Ok(Listener::Tcp(TcpListener::from_std(tcp)))
-            }
-            Listening::Unix(unix) => stream_tokio::unix(unix).map(Listener::Unix),
-        }
+        let (socket, unix) = match listener {
+            Listening::Tcp(tcp) => (OwnedFd::from(tcp), false),
+            Listening::Unix(unix) => (OwnedFd::from(unix), true),
+        };
+        let acceptor = Acceptor::new(socket)?;
+        let events = acceptor.events()?;
+        Ok(Listener { events, acceptor: RefCell::new(acceptor), closed: Cell::new(false), unix })
     }
 
     async fn accept(&self, listener: &Listener) -> io::Result<(TcpStream, Option<SocketAddr>)> {
-        match listener {
-            Listener::Tcp(tcp) => tcp.accept().await.map(|(stream, peer)| (stream, Some(peer))),
-            Listener::Unix(unix) => {
-                // It blocks, as it must here.
-                Ok((TcpStream::from_std(accept_unix(unix).await?), None))
+        loop {
+            listener.ready().await?;
+            match listener.acceptor.borrow().accept() {
+                // Somebody else was faster.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && !listener.closed.get() => {}
+                Err(error) => return Err(error),
+                // A type for all: nothing is done with a socket that only TCP can.
+                Ok((socket, _)) if listener.unix => return Ok((TcpStream::from_std(socket.into()), None)),
+                Ok((socket, peer)) => {
+                    let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
+                    let peer = Some(peer.ok_or(io::ErrorKind::NotConnected)?);
+                    return Ok((TcpStream::from_std(socket.into()), peer));
+                }
             }
+        }
+    }
+
+    fn close(&self, listener: &Listener) {
+        listener.closed.set(true);
+        if let Err(error) = listener.acceptor.borrow_mut().cancel() {
+            tracing::error!(%error, "an edge cannot end its wait for connections");
         }
     }
 

@@ -1,10 +1,11 @@
 //! The sockets of the STUN server.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{SocketAddr, UdpSocket};
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::SockRef;
 
+use crate::control::sockets::{Role, Sockets};
 use crate::limits::STUN_RECEIVE_BUFFER;
 
 /// Always the operator's to mend.
@@ -35,57 +36,32 @@ fn hint(error: &io::Error) -> &'static str {
 ///
 /// # Errors
 /// The address cannot be had.
-pub fn open(address: SocketAddr) -> Result<UdpSocket, OpenError> {
-    bind(address)
-        .or_else(|error| match address {
-            SocketAddr::V6(v6) if v6.ip().is_unspecified() && no_ipv6(&error) => {
-                bind((Ipv4Addr::UNSPECIFIED, v6.port()).into())
-            }
-            _ => Err(error),
-        })
-        .map_err(|error| OpenError { address, error })
-}
-
-fn no_ipv6(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
-}
-
-fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
-    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
-    if let SocketAddr::V6(v6) = address {
-        // A wildcard takes both families; an address of its own only what it says.
-        socket.set_only_v6(!v6.ip().is_unspecified())?;
-    }
+pub fn open(sockets: &mut Sockets, address: SocketAddr) -> Result<UdpSocket, OpenError> {
     // What the kernel does not allow it makes smaller, and a smaller one serves as well outside of a storm.
-    let _ = socket.set_recv_buffer_size(STUN_RECEIVE_BUFFER);
+    let prepare = |socket: SockRef<'_>| {
+        let _ = socket.set_recv_buffer_size(STUN_RECEIVE_BUFFER);
+        Ok(())
+    };
     // No SO_REUSEADDR: with UDP it would let another process take the port away.
-    socket.bind(&address.into())?;
-    Ok(socket.into())
+    sockets.udp(Role::Stun, address, prepare).map_err(|error| OpenError { address, error })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
 
     #[test]
     fn what_cannot_be_had_says_what_to_do() {
-        let taken = open("127.0.0.1:0".parse().unwrap()).unwrap();
+        let taken = open(&mut Sockets::default(), "127.0.0.1:0".parse().unwrap()).unwrap();
         let address = taken.local_addr().unwrap();
         for clash in [address, (Ipv4Addr::UNSPECIFIED, address.port()).into()] {
-            let text = open(clash).unwrap_err().to_string();
+            let text = open(&mut Sockets::default(), clash).unwrap_err().to_string();
             assert!(text.starts_with(&format!("cannot listen on {clash} for STUN")), "{text}");
             assert!(text.contains("--stun-listen") && text.contains("-stun=false"), "{text}");
         }
-        let text = open("192.0.2.1:3478".parse().unwrap()).unwrap_err().to_string();
+        let text = open(&mut Sockets::default(), "192.0.2.1:3478".parse().unwrap()).unwrap_err().to_string();
         assert!(text.contains("does not have that address"), "{text}");
-    }
-
-    #[test]
-    fn only_a_host_without_ipv6_falls_back() {
-        for (error, without) in
-            [(libc::EAFNOSUPPORT, true), (libc::EADDRNOTAVAIL, true), (libc::EADDRINUSE, false), (libc::EACCES, false)]
-        {
-            assert_eq!(no_ipv6(&io::Error::from_raw_os_error(error)), without);
-        }
     }
 }

@@ -52,7 +52,11 @@ pub enum Command<S = OwnedFd> {
     Arrive(Box<Arrival<S>>),
     /// Who is connected?
     List(listing::Request),
-    /// Send Restarting, flush what peers take within the time, close everything, end the worker.
+    /// Send Restarting to everybody who is here or comes from now on, and go on.
+    Drain {
+        reconnect_spread: std::time::Duration,
+    },
+    /// Send Restarting to who has not heard it, flush what peers take within the time, close everything, end the worker.
     Stop {
         flush: std::time::Duration,
         reconnect_spread: std::time::Duration,

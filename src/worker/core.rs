@@ -79,6 +79,8 @@ pub struct Core {
     pub(super) last_publication: u64,
     pub(super) events: Arc<ArrayQueue<Event>>,
     pub(super) events_kept: VecDeque<Event>,
+    /// Everybody here has been told that the relay is about to stop.
+    pub(super) draining: bool,
     pub(super) stopping: bool,
     /// How far apart clients shall come back after a stop.
     pub(super) reconnect_spread: Duration,
@@ -127,6 +129,7 @@ impl Core {
             last_publication: 0,
             events,
             events_kept: VecDeque::new(),
+            draining: false,
             stopping: false,
             reconnect_spread: Duration::ZERO,
             random,

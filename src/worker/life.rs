@@ -45,6 +45,9 @@ impl Core {
         if let Some(version) = session.transport.version() {
             self.stats.tls_connections[version as usize].add(1);
         }
+        if self.draining {
+            self.say_restarting(slot);
+        }
         let publication = self.publish(Note::Join(join));
         self.joined(&join);
         let peer = self.directory.peer(self.sessions[slot].peer);
@@ -105,11 +108,28 @@ impl Core {
         }
     }
 
-    /// The relay stops: tells the peer when to come back.
+    /// The relay is about to stop: every session is told so, once. Those that are still to come are told when they do.
+    pub(super) fn begin_drain(&mut self, reconnect_spread: Duration) {
+        if self.draining {
+            return;
+        }
+        self.draining = true;
+        self.reconnect_spread = reconnect_spread;
+        for slot in 0..self.sessions.slots() {
+            // One that is on its way here is told where it is.
+            if self.sessions[slot].state != State::Awaited {
+                self.say_restarting(slot);
+            }
+        }
+    }
+
+    /// Tells the peer when to come back.
     pub(super) fn say_restarting(&mut self, slot: u32) {
-        const TRY_FOR_MS: u32 = 120_000;
+        /// Behind the last moment at which it may begin.
+        const TRY_FOR: Duration = Duration::from_secs(120);
         let reconnect_in = (self.spread(self.reconnect_spread) / 1_000_000) as u32;
-        self.push_control(slot, &frame::restarting(reconnect_in, TRY_FOR_MS));
+        let try_for = (self.reconnect_spread + TRY_FOR).as_millis() as u32;
+        self.push_control(slot, &frame::restarting(reconnect_in, try_for));
     }
 
     /// Time is up: a session that was on its way ends where it is.

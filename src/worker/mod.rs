@@ -220,6 +220,7 @@ impl<D: Driver> Worker<D> {
                 Command::Adopt(handover) => self.adopt(handover),
                 Command::Arrive(arrival) => self.core.arrive(&mut self.driver, *arrival),
                 Command::List(request) => self.core.list(request),
+                Command::Drain { reconnect_spread } => self.core.begin_drain(reconnect_spread),
                 Command::Stop { flush, reconnect_spread } => self.begin_stop(flush, reconnect_spread),
             }
         }
@@ -344,14 +345,8 @@ impl<D: Driver> Worker<D> {
             return;
         }
         self.stop = Some(Stop { deadline: self.core.now + flush.as_nanos() as Nanos, drained: false });
+        self.core.begin_drain(reconnect_spread);
         self.core.stopping = true;
-        self.core.reconnect_spread = reconnect_spread;
-        for slot in 0..self.core.sessions.slots() {
-            // One that is still to come is told where it is.
-            if self.core.sessions[slot].state != State::Awaited {
-                self.core.say_restarting(slot);
-            }
-        }
     }
 
     /// While stopping: finished when every worker has delivered what it had for others and our peers have it, or at the

@@ -248,7 +248,7 @@ impl Core {
             self.stats.tls_connections[version as usize].sub(1);
         }
         self.stats.moves.add(1);
-        Arrival { socket, to, session, queues, heard, end, told_to_leave: self.stopping }
+        Arrival { socket, to, session, queues, heard, end, told_to_leave: self.draining }
     }
 
     /// A session has come: what it brings goes in front of what has been queued for it here.
@@ -337,7 +337,7 @@ impl Core {
             self.sessions[slot].unhealthy = false;
             self.push_control(slot, &frame::health(""));
         }
-        if self.stopping && !told_to_leave {
+        if self.draining && !told_to_leave {
             self.say_restarting(slot);
         }
         let peer = self.sessions[slot].peer;

@@ -126,10 +126,19 @@ impl Pool {
         self.common.inboxes[worker].len()
     }
 
-    /// Tells every worker to stop: Restarting to all, then whatever peers take within `flush`.
+    /// Tells every worker that the relay will stop: Restarting to all, who go on.
+    pub fn drain(&self, reconnect_spread: Duration) {
+        self.order(|| Command::Drain { reconnect_spread });
+    }
+
+    /// Tells every worker to stop: Restarting to all who have not heard it, then whatever peers take within `flush`.
     pub fn stop(&self, flush: Duration, reconnect_spread: Duration) {
+        self.order(|| Command::Stop { flush, reconnect_spread });
+    }
+
+    fn order(&self, command: impl Fn() -> Command) {
         for (commands, bell) in self.common.commands.iter().zip(&*self.common.bells) {
-            let mut command = Command::Stop { flush, reconnect_spread };
+            let mut command = command();
             // A full queue is being worked off; there is no other order that this one could lose against.
             while let Err(back) = commands.push(command) {
                 command = back;

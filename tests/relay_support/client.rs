@@ -1,6 +1,7 @@
 //! A DERP client in the fewest words: it logs in, writes bytes, and cuts what comes into frames.
 
-use std::net::{IpAddr, TcpStream};
+use std::marker::PhantomData;
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::frames::{self, Frame, Key, Public, frame, hex};
@@ -10,7 +11,9 @@ use super::wire::{End, Mode, Wire, connect_with};
 /// What a client says of itself when it comes.
 #[derive(Clone)]
 pub struct Visit<'a> {
-    relay: &'a Relay,
+    relay: PhantomData<&'a Relay>,
+    addr: SocketAddr,
+    public: Public,
     pub mode: Mode,
     pub key: Key,
     json: String,
@@ -21,9 +24,16 @@ pub struct Visit<'a> {
 
 /// With a key of its own, in TLS 1.3 where the relay has TLS.
 pub fn visit(relay: &Relay) -> Visit<'_> {
+    visit_at(relay.addr, relay.public, if relay.tls { Mode::Tls13 } else { Mode::Plain })
+}
+
+/// Whichever relay is there.
+pub fn visit_at<'a>(addr: SocketAddr, public: Public, mode: Mode) -> Visit<'a> {
     Visit {
-        relay,
-        mode: if relay.tls { Mode::Tls13 } else { Mode::Plain },
+        relay: PhantomData,
+        addr,
+        public,
+        mode,
         key: Key::fresh(),
         json: r#"{"version":2,"CanAckPings":true}"#.to_owned(),
         headers: String::new(),
@@ -79,20 +89,20 @@ impl Visit<'_> {
     pub fn client_info(&self) -> Vec<u8> {
         static NONCE: AtomicU64 = AtomicU64::new(1);
         let nonce = frames::noise(NONCE.fetch_add(1, Ordering::Relaxed), 24).try_into().unwrap();
-        self.key.client_info(&self.relay.public, nonce, &self.json)
+        self.key.client_info(&self.public, nonce, &self.json)
     }
 
     /// Connected, past the TLS handshake; nothing said.
     pub fn connect(&self) -> Client {
-        let socket = connect_with(self.relay.addr, self.from, self.receive)
-            .unwrap_or_else(|e| panic!("expected {} to accept: {e}", self.relay.addr));
+        let socket = connect_with(self.addr, self.from, self.receive)
+            .unwrap_or_else(|e| panic!("expected {} to accept: {e}", self.addr));
         self.over(socket)
     }
 
     /// On a connection that is there already.
     pub fn over(&self, socket: TcpStream) -> Client {
         let wire = Wire::over(socket, self.mode);
-        Client { wire, key: self.key.clone(), relay: self.relay.public, input: Vec::new(), at: 0 }
+        Client { wire, key: self.key.clone(), relay: self.public, input: Vec::new(), at: 0 }
     }
 
     pub fn log_in(&self) -> Client {

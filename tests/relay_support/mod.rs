@@ -8,7 +8,7 @@ pub mod ground;
 pub mod process;
 pub mod wire;
 
-pub use client::{Client, Event, Visit, visit};
+pub use client::{Client, Event, Visit, visit, visit_at};
 pub use frames::{Frame, Key};
 pub use ground::{Ground, PATIENCE};
 pub use process::Relay;

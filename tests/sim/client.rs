@@ -85,6 +85,8 @@ pub struct Client {
     plain: Vec<u8>,
     last: HashMap<(u32, bool), u32>,
     pub pings: Vec<[u8; 8]>,
+    /// Restarting frames.
+    pub told: u32,
     /// Puts its bytes into messages.
     pub websocket: Option<WebSocket>,
 }
@@ -197,6 +199,7 @@ impl Client {
             last: HashMap::new(),
             pings: Vec::new(),
             websocket: None,
+            told: 0,
         }
     }
 

@@ -52,6 +52,18 @@ impl Stage {
     }
 
     fn join_as(&mut self, worker: usize, peer: u32) -> usize {
+        let at = self.adopt_as(worker, peer);
+        assert!(self.read(at).is_empty() && self.clients[at].greeted, "the login is answered");
+        at
+    }
+
+    /// Logs in, and has not read what came.
+    fn adopt(&mut self, worker: usize) -> usize {
+        let id = self.clients.len() as u32;
+        self.adopt_as(worker, id)
+    }
+
+    fn adopt_as(&mut self, worker: usize, peer: u32) -> usize {
         let id = self.clients.len() as u32;
         let key = [peer as u8 + 1; 32];
         let (socket, end) = self.net.connect(1 << 24);
@@ -74,9 +86,7 @@ impl Stage {
         assert!(self.common.commands[worker].push(Command::Adopt(Box::new(handover))).is_ok());
         self.clients.push(Client::new(id, peer, key, false, end, Transport::Plain));
         self.run(6);
-        let at = self.clients.len() - 1;
-        assert!(self.read(at).is_empty() && self.clients[at].greeted, "the login is answered");
-        at
+        self.clients.len() - 1
     }
 
     fn run(&mut self, turns: usize) {
@@ -374,6 +384,44 @@ fn a_stop_tells_everybody_and_flushes_to_those_who_read() {
     stage.net.advance(Duration::from_millis(2001));
     assert_eq!(stage.turn(1), Next::Finished);
     assert!(stage.clients[stuck].end.is_closed_by_relay());
+}
+
+/// Sessions go on behind a drain, those who come later are told as well, and the stop behind it tells nobody twice.
+#[test]
+fn a_drain_tells_everybody_once_and_ends_nothing() {
+    const SPREAD: Duration = Duration::from_secs(60);
+    let told = |got: &[Got]| got.iter().filter(|got| matches!(got, Got::Restarting)).count();
+    let mut stage = Stage::new(2);
+    let (here, there) = (stage.join(0), stage.join(1));
+    let order = |stage: &mut Stage, command: fn() -> Command<SimSocket>| {
+        for commands in stage.common.commands.iter() {
+            assert!(commands.push(command()).is_ok());
+        }
+        stage.run(2);
+    };
+    order(&mut stage, || Command::Drain { reconnect_spread: SPREAD });
+    for client in [here, there] {
+        assert_eq!(told(&stage.read(client)), 1);
+    }
+    // Twice is not more than once.
+    order(&mut stage, || Command::Drain { reconnect_spread: SPREAD });
+    stage.net.advance(Duration::from_secs(30));
+    stage.send(here, there, 20, false, 1000);
+    stage.run(4);
+    let got = stage.read(there);
+    assert_eq!((numbers(&got).len(), told(&got)), (20, 0), "sessions go on");
+    let late = stage.adopt(1);
+    assert_eq!(told(&stage.read(late)), 1, "who comes now is told");
+    stage.send(late, here, 20, false, 1000);
+    stage.run(4);
+    order(&mut stage, || Command::Stop { flush: Duration::from_secs(2), reconnect_spread: SPREAD });
+    let got = stage.read(here);
+    assert_eq!((numbers(&got).len(), told(&got)), (20, 0), "what is queued arrives, and nothing is said twice");
+    stage.run(4);
+    for client in [here, there, late] {
+        assert_eq!(told(&stage.read(client)), 0);
+        assert!(stage.clients[client].end.is_closed_by_relay());
+    }
 }
 
 /// Every worker runs at its own pace, every read and write is cut anywhere, everybody talks to everybody and moves all

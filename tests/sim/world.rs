@@ -29,21 +29,43 @@ pub struct Plan {
     misbehave: bool,
     /// Of 256 steps, so many begin with a session that shall move.
     moves: u8,
+    /// Of 256 runs, so many drain before their end.
+    drains: u8,
     bug: Option<Bug>,
 }
 
 impl Plan {
     pub fn everything() -> Self {
-        Self { workers: 3, peers: 9, sessions: 24, steps: 260, faults: true, misbehave: true, moves: 128, bug: None }
+        Self {
+            workers: 3,
+            peers: 9,
+            sessions: 24,
+            steps: 260,
+            faults: true,
+            misbehave: true,
+            moves: 128,
+            drains: 80,
+            bug: None,
+        }
     }
 
     pub fn churn() -> Self {
-        Self { workers: 3, peers: 6, sessions: 40, steps: 300, faults: false, misbehave: false, moves: 0, bug: None }
+        Self {
+            workers: 3,
+            peers: 6,
+            sessions: 40,
+            steps: 300,
+            faults: false,
+            misbehave: false,
+            moves: 0,
+            drains: 0,
+            bug: None,
+        }
     }
 
     /// Everybody moves all the time.
     pub fn nomads() -> Self {
-        Self { moves: 255, ..Self::churn() }
+        Self { moves: 255, drains: 128, ..Self::churn() }
     }
 
     pub fn with(bug: Bug) -> Self {
@@ -74,6 +96,8 @@ pub struct Tally {
     websocket_pongs: u64,
     websocket_ends: u64,
     write_timeouts: u64,
+    drains: u64,
+    told: u64,
 }
 
 impl Tally {
@@ -99,6 +123,8 @@ impl Tally {
             websocket_pongs,
             websocket_ends,
             write_timeouts,
+            drains,
+            told,
         } = other;
         self.sessions += sessions;
         self.packets += packets;
@@ -120,6 +146,8 @@ impl Tally {
         self.websocket_pongs += websocket_pongs;
         self.websocket_ends += websocket_ends;
         self.write_timeouts += write_timeouts;
+        self.drains += drains;
+        self.told += told;
     }
 
     pub fn moves(&self) -> u64 {
@@ -147,6 +175,8 @@ impl Tally {
             ("answers to WebSocket pings", self.websocket_pongs),
             ("WebSockets that were ended in words", self.websocket_ends),
             ("write timeouts", self.write_timeouts),
+            ("drains", self.drains),
+            ("Restarting", self.told),
         ];
         for (what, count) in seen {
             assert!(count > 0 || self.sessions < 1000, "nothing tested: {what}");
@@ -167,6 +197,8 @@ pub struct World {
     /// For each watcher: who is here as far as it was told.
     watched: HashMap<usize, HashSet<Key>>,
     delivered: HashSet<(u32, u32)>,
+    /// When each worker is told to drain.
+    drain_at: Vec<Option<usize>>,
     tally: Tally,
 }
 
@@ -194,6 +226,11 @@ impl World {
         let workers = (0..plan.workers)
             .map(|me| Worker::new(net.driver(), me as u16, settings.clone(), common.clone()))
             .collect();
+        let drains = random.chance(plan.drains);
+        let drain_at = (0..plan.workers)
+            // Not all at once, and before everything is over.
+            .map(|_| drains.then(|| plan.steps / 2 + random.below(plan.steps / 3)))
+            .collect();
         Self {
             plan,
             random,
@@ -204,6 +241,7 @@ impl World {
             heard: Vec::new(),
             watched: HashMap::new(),
             delivered: HashSet::new(),
+            drain_at,
             tally: Tally::default(),
         }
     }
@@ -215,6 +253,7 @@ impl World {
                 self.login();
             }
             self.act();
+            self.drain_some(step);
             self.move_some();
             self.turn_some()?;
             self.read_some()?;
@@ -230,6 +269,7 @@ impl World {
         self.check_reach()?;
         self.check_who_heard()?;
         self.check_counters("before the end")?;
+        self.check_told()?;
         self.leave()?;
         Ok(self.tally)
     }
@@ -449,6 +489,28 @@ impl World {
         }
     }
 
+    fn drain_some(&mut self, step: usize) {
+        for worker in 0..self.plan.workers {
+            if self.drain_at[worker] == Some(step) {
+                let reconnect_spread = Duration::from_secs(10);
+                assert!(self.common.commands[worker].push(Command::Drain { reconnect_spread }).is_ok());
+                self.tally.drains += 1;
+            }
+        }
+    }
+
+    /// Of a relay that will stop everybody has heard once, wherever they were and are; of another one nobody.
+    fn check_told(&self) -> Result<(), String> {
+        let expected = u32::from(self.drain_at[0].is_some());
+        for at in 0..self.clients.len() {
+            let (told, alive) = (self.clients[at].told, !self.clients[at].over && self.clients[at].greeted);
+            if told > expected || (alive && told != expected) {
+                return Err(format!("client {at} heard {told} times of a restart, and not {expected} times"));
+            }
+        }
+        Ok(())
+    }
+
     fn turn_some(&mut self) -> Result<(), String> {
         for _ in 0..self.plan.workers {
             let at = self.random.below(self.plan.workers);
@@ -542,7 +604,10 @@ impl World {
                 self.clients[at].pings.drain(..=found);
                 self.tally.pongs += 1;
             }
-            Got::Restarting => return Err(format!("{who} was told of a restart")),
+            Got::Restarting => {
+                self.clients[at].told += 1;
+                self.tally.told += 1;
+            }
             Got::KeepAlive => {}
         }
         Ok(())

@@ -6,7 +6,7 @@
 use std::time::UNIX_EPOCH;
 
 use crate::control::bootstrap_dns::Count;
-use crate::stats::{DropReason, ROUND_TRIP_LABELS, StunResult};
+use crate::stats::{CloseReason, DropReason, ROUND_TRIP_LABELS, StunResult};
 
 use super::pass::{Distribution, Pass};
 use super::series::Number;
@@ -158,10 +158,10 @@ fn tls_versions(pass: &Pass, numbers: [u64; 2]) -> Var {
 }
 
 fn tls_listener(pass: &Pass) -> Vars {
-    vec![
-        ("counter_accepted_connections", Var::Whole(pass.edge_sum(|e| e.accepts))),
-        ("counter_rejected_connections", Var::Whole(0)),
-    ]
+    let rejected = pass.edge_sum(|e| e.closes[CloseReason::AcceptLimit as usize]);
+    // Read a moment apart from each other.
+    let accepted = pass.edge_sum(|e| e.accepts).saturating_sub(rejected);
+    vec![("counter_accepted_connections", Var::Whole(accepted)), ("counter_rejected_connections", Var::Whole(rejected))]
 }
 
 /// derper knows no limit: what is over ours is in none of its dispositions.
