@@ -1,5 +1,7 @@
 //! Puts a relay together from its parts and runs it until it is told to stop.
 
+mod reins;
+
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant, SystemTime};
@@ -9,10 +11,10 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tracing::info;
 
 use crate::admin::{self, About, Admin};
-use crate::config::{AdminAddr, Backend, Config, KeySource, ListenAddr, TcpOptions, TlsMode, keys};
+use crate::config::{AdminAddr, Backend, Config, KeySource, ListenAddr, Loaded, TcpOptions, TlsMode, keys};
 use crate::control::logging::Control;
 use crate::control::metrics::{self, Collector};
-use crate::control::{cores, nofile, signals};
+use crate::control::{cores, nofile, reload, signals};
 use crate::driver::Nanos;
 use crate::driver::probe::{self, Choice};
 use crate::edge::{self, EdgeConfig, Workers};
@@ -48,6 +50,8 @@ pub enum StartError {
     Workers(io::Error),
     #[error(transparent)]
     Edge(#[from] edge::StartError),
+    #[error("cannot start the reload thread: {0}")]
+    Reload(io::Error),
     #[error("cannot handle signals: {0}")]
     Signals(io::Error),
 }
@@ -66,19 +70,27 @@ fn hint(error: &io::Error) -> &'static str {
 /// Reconnects after a restart are spread over this time, so that a region's clients do not come back at once.
 const RECONNECT_SPREAD: Duration = Duration::from_secs(10);
 
-/// Runs the relay; returns after an orderly stop.
+/// Runs the relay; returns after an orderly stop. `again` reads the configuration anew, whenever it may have changed.
 ///
 /// # Errors
 /// Anything that keeps it from starting.
-pub fn run(config: Config, log: &Control) -> Result<(), StartError> {
+pub fn run(loaded: Loaded, again: reload::Source, log: &Control) -> Result<(), StartError> {
     let (stop, stopped) = mpsc::channel();
-    signals::spawn(move || {
-        let _ = stop.send(());
-    })
+    let hangup = Arc::new(reload::Bell::new().map_err(StartError::Reload)?);
+    let asked = Arc::clone(&hangup);
+    signals::spawn(
+        move || {
+            let _ = stop.send(());
+        },
+        move || asked.ring(),
+    )
     .map_err(StartError::Signals)?;
-    let relay = Relay::start(config, log)?;
+    let relay = Relay::start(loaded.config.clone(), log)?;
+    let (reins, counts) = (Box::new(relay.reins(log)), Arc::clone(&relay.reloads));
+    let reloader = reload::Reloader::start(loaded, again, reins, counts, hangup).map_err(StartError::Reload)?;
     // The sender lives as long as the signal thread: this ends with a signal only.
     let _ = stopped.recv();
+    drop(reloader);
     relay.stop();
     Ok(())
 }
@@ -91,6 +103,9 @@ pub struct Relay {
     crew: Arc<Crew>,
     threads: Threads,
     addresses: Vec<SocketAddr>,
+    workers: usize,
+    edges: usize,
+    reloads: Arc<reload::Counts>,
 }
 
 impl Relay {
@@ -146,6 +161,7 @@ impl Relay {
         };
         let edge = edge::start(edge_config, crew.clone())?;
         let pool = crew.pool.clone();
+        let reloads = Arc::new(reload::Counts::default());
         let sources = metrics::Sources {
             workers: crew.pool.stats().clone(),
             edges: edge.stats().clone(),
@@ -164,6 +180,7 @@ impl Relay {
                 edge_backend: if matches!(edge.backend(), edge::Backend::Uring) { "io_uring" } else { "epoll" },
                 tls: !matches!(config.tls, TlsMode::None),
             },
+            reloads: Arc::clone(&reloads),
             started,
             memory_at_start,
         };
@@ -175,7 +192,6 @@ impl Relay {
                 backend: if matches!(choice, Choice::Uring { .. }) { "io_uring" } else { "epoll" }.to_owned(),
                 workers,
                 edges,
-                max_clients,
                 listening: addresses.clone(),
                 public_key: public.to_string(),
             },
@@ -200,7 +216,17 @@ impl Relay {
             max_clients,
         };
         eprintln!("{block}");
-        Ok(Self { config, edge, admin, crew, threads, addresses })
+        Ok(Self { config, edge, admin, crew, threads, addresses, workers, edges, reloads })
+    }
+
+    fn reins(&self, log: &Control) -> reins::Reins {
+        reins::Reins {
+            edge: self.edge.reins(),
+            admin: self.admin.reins(),
+            log: log.clone(),
+            workers: self.workers,
+            edges: self.edges,
+        }
     }
 
     /// Where it listens.
@@ -232,6 +258,7 @@ fn live(config: &Config) -> edge::Live {
     edge::Live {
         site: Site { home: config.home.clone(), debug: config.debug_on_main.clone(), derp: config.derp },
         trusted_proxies: config.trusted_proxies.clone(),
+        accept_limit: config.accept_limit,
     }
 }
 

@@ -4,4 +4,5 @@ pub mod cores;
 pub mod logging;
 pub mod metrics;
 pub mod nofile;
+pub mod reload;
 pub mod signals;

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::Workers;
@@ -10,21 +11,30 @@ use crate::worker::bridge::Event;
 
 /// Shared by all edges. Counts connections from the decision to let them in until their worker says that they ended.
 pub(super) struct Admission {
-    max: usize,
-    max_per_net: Option<usize>,
+    /// `usize::MAX`: no limit; so is the next.
+    max: AtomicUsize,
+    max_per_net: AtomicUsize,
     counts: Mutex<Counts>,
 }
 
 #[derive(Default)]
 struct Counts {
     total: usize,
-    /// Kept only under a limit per address.
+    /// Kept without a limit too: one may be set while clients are here.
     by_net: HashMap<IpAddr, usize>,
 }
 
 impl Admission {
     pub fn new(max: Option<usize>, max_per_net: Option<usize>) -> Self {
-        Self { max: max.unwrap_or(usize::MAX), max_per_net, counts: Mutex::default() }
+        let admission = Self { max: 0.into(), max_per_net: 0.into(), counts: Mutex::default() };
+        admission.limit(max, max_per_net);
+        admission
+    }
+
+    /// Counts for who comes from now on.
+    pub fn limit(&self, max: Option<usize>, max_per_net: Option<usize>) {
+        self.max.store(max.unwrap_or(usize::MAX), Ordering::Relaxed);
+        self.max_per_net.store(max_per_net.unwrap_or(usize::MAX), Ordering::Relaxed);
     }
 
     /// A place for a client at `ip`, given back when dropped.
@@ -35,16 +45,14 @@ impl Admission {
         let net = net(ip);
         self.settle(workers);
         let mut counts = self.counts();
-        if counts.total >= self.max {
+        if counts.total >= self.max.load(Ordering::Relaxed) {
             return Err(CloseReason::MaxClients);
         }
-        if let Some(max) = self.max_per_net {
-            let here = counts.by_net.entry(net).or_default();
-            if *here >= max {
-                return Err(CloseReason::MaxClientsPerIp);
-            }
-            *here += 1;
+        let here = counts.by_net.get(&net).copied().unwrap_or_default();
+        if here >= self.max_per_net.load(Ordering::Relaxed) {
+            return Err(CloseReason::MaxClientsPerIp);
         }
+        counts.by_net.insert(net, here + 1);
         counts.total += 1;
         Ok(Place { admission: self, net: Some(net) })
     }

@@ -26,7 +26,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use socket2::{SockRef, TcpKeepalive};
 
-use crate::config::{Cidr, HomePage, TcpOptions};
+use crate::config::{AcceptLimit, Cidr, HomePage, TcpOptions};
 use crate::control::logging::Limiter;
 use crate::limits;
 use crate::proto::http::Site;
@@ -62,6 +62,7 @@ pub struct Live {
     pub site: Site,
     /// Proxies that are believed about a client's address.
     pub trusted_proxies: Vec<Cidr>,
+    pub accept_limit: Option<AcceptLimit>,
 }
 
 pub struct EdgeConfig {
@@ -93,7 +94,11 @@ impl EdgeConfig {
             tls: None,
             keys,
             mesh_key: None,
-            live: Live { site: Site { home: HomePage::Default, debug: None, derp: true }, trusted_proxies: Vec::new() },
+            live: Live {
+                site: Site { home: HomePage::Default, debug: None, derp: true },
+                trusted_proxies: Vec::new(),
+                accept_limit: None,
+            },
             desk: None,
             max_clients: None,
             max_clients_per_ip: None,
@@ -266,9 +271,9 @@ impl EdgeHandle {
         &self.stats
     }
 
-    /// Requests from now on are answered by this.
-    pub fn reconfigure(&self, live: Live) {
-        self.shared.live.store(Arc::new(live));
+    /// For whoever changes it while it runs.
+    pub fn reins(&self) -> Reins {
+        Reins { shared: Arc::clone(&self.shared) }
     }
 
     /// From here on connects are refused. Connections that are in stay, until their deadline.
@@ -289,5 +294,22 @@ impl EdgeHandle {
             // A thread that panicked has said so.
             let _ = thread.join();
         }
+    }
+}
+
+/// Changes a running edge.
+pub struct Reins {
+    shared: Arc<Shared>,
+}
+
+impl Reins {
+    /// Requests from now on are answered by this.
+    pub fn reconfigure(&self, live: Live) {
+        self.shared.live.store(Arc::new(live));
+    }
+
+    /// For clients that come from now on; who is there stays.
+    pub fn limit_clients(&self, max: usize, max_per_ip: Option<usize>) {
+        self.shared.admission.limit(Some(max), max_per_ip);
     }
 }

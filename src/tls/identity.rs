@@ -110,7 +110,7 @@ fn manual(
 }
 
 /// derper drops every other character, and so the colons of an IPv6 address.
-fn file_names(dir: &Path, hostname: &str) -> (PathBuf, PathBuf) {
+pub fn file_names(dir: &Path, hostname: &str) -> (PathBuf, PathBuf) {
     let name: String = hostname.chars().filter(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-')).collect();
     (dir.join(format!("{name}.crt")), dir.join(format!("{name}.key")))
 }
