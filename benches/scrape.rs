@@ -82,6 +82,7 @@ fn collector() -> Collector {
             descriptors: 2 * CLIENTS,
         },
         build: Build { version: "1.2.3", backend: "io_uring", edge_backend: "io_uring", tls: true },
+        reloads: Arc::default(),
         started: SystemTime::now(),
         memory_at_start: 10 << 20,
     })

@@ -109,6 +109,19 @@ const _: () = assert!(CONNECT_TUNNELS_PER_IP * 4 <= CONNECT_TUNNELS);
 const _: () = assert!(LARGE_CLIENT_INFO < MAX_CLIENT_INFO);
 const _: () = assert!(DEBUG_ANSWER.as_secs() < LOGIN_DEADLINE.as_secs());
 
+/// How often the files of the configuration are looked at without a notice that they have changed: notices can fail to
+/// come, and this is a call to the kernel for each file.
+pub const RELOAD_LOOK: Duration = Duration::from_secs(30);
+
+/// How long a file must stay as it is before it is read: who writes two of them writes the second one soon.
+pub const RELOAD_SETTLE: Duration = Duration::from_millis(300);
+
+/// Looks after which a file that never rests is read all the same.
+pub const RELOAD_SETTLE_LOOKS: usize = 10;
+
+/// Bytes of a configuration file: a hundred times what one with every setting and every comment has.
+pub const CONFIG_FILE_MAX: u64 = 1 << 20;
+
 /// Connections to the admin listeners, all together: some scrapers, some people, and their idle connections.
 pub const ADMIN_CONNECTIONS: usize = 64;
 

@@ -1,6 +1,7 @@
 //! Puts a relay together from its parts and runs it until it is told to stop.
 
 mod ending;
+mod reins;
 mod sockets;
 
 use std::net::{SocketAddr, TcpListener, UdpSocket};
@@ -12,14 +13,14 @@ use std::{fmt, io};
 use tracing::{info, warn};
 
 use crate::admin::{self, About, Admin};
-use crate::config::{AdminAddr, Backend, Config, KeySource, ListenAddr, TlsMode, keys};
+use crate::config::{AdminAddr, Backend, Config, KeySource, ListenAddr, Loaded, TlsMode, keys};
 use crate::control::bootstrap_dns;
 use crate::control::logging::Control;
 use crate::control::metrics::{self, Collector};
 use crate::control::sockets::{Open, SocketFile};
 use crate::control::systemd::{Notify, PassedError};
 use crate::control::takeover::{self, Desk, Giver, TakeError};
-use crate::control::{cores, nofile, signals};
+use crate::control::{cores, nofile, reload, signals};
 use crate::driver::Nanos;
 use crate::driver::probe::{self, Choice};
 use crate::edge::{self, EdgeConfig, Workers};
@@ -29,7 +30,7 @@ use crate::proto::key::NodeKey;
 use crate::proto::login::Keys;
 use crate::relay::sockets::Listening;
 use crate::stun::{self, Stun};
-use crate::tls::identity;
+use crate::tls::identity::{self, Certificates};
 use crate::worker::Settings;
 use crate::worker::bridge::{Event, Handover, SessionEnd};
 use crate::worker::egress::Bounds;
@@ -78,32 +79,39 @@ pub enum StartError {
     Workers(io::Error),
     #[error(transparent)]
     Edge(#[from] edge::StartError),
+    #[error("cannot start the reload thread: {0}")]
+    Reload(io::Error),
     #[error("cannot handle signals: {0}")]
     Signals(io::Error),
 }
 
 const HTTP_OFF: &str = "--http-listen \"\" turns it off, -http-port=-1 for derper's command line";
 
-/// Runs the relay; returns after an orderly stop.
+/// Runs the relay; returns after an orderly stop. `again` reads the configuration anew, whenever it may have changed.
 ///
 /// # Errors
 /// Anything that keeps it from starting.
-pub fn run(config: Config, log: &Control) -> Result<(), StartError> {
+pub fn run(loaded: Loaded, again: reload::Source, log: &Control) -> Result<(), StartError> {
     let (order, orders) = mpsc::channel();
     // The first signal begins a drain if there is to be one, and whoever drains already has had it.
-    let hurries = Arc::new(AtomicBool::new(!config.drain_time.is_zero()));
+    let hurries = Arc::new(AtomicBool::new(!loaded.config.drain_time.is_zero()));
     let (stop, steps) = (order.clone(), hurries.clone());
-    signals::spawn(move || {
+    let hangup = Arc::new(reload::Bell::new().map_err(StartError::Reload)?);
+    let asked = Arc::clone(&hangup);
+    let stop = move || {
         let _ = stop.send(Order::Stop);
         if steps.swap(false, Ordering::AcqRel) { signals::Next::Hurries } else { signals::Next::Kills }
-    })
-    .map_err(StartError::Signals)?;
-    let relay = Relay::start(config, log, move |successor| {
+    };
+    signals::spawn(stop, move || asked.ring()).map_err(StartError::Signals)?;
+    let relay = Relay::start(loaded.config.clone(), log, move |successor| {
         hurries.store(false, Ordering::Release);
         let _ = order.send(Order::Succeeded(successor));
     })?;
+    let (reins, counts) = (Box::new(relay.reins(log)), Arc::clone(&relay.reloads));
+    let reloader = reload::Reloader::start(loaded, again, reins, counts, hangup).map_err(StartError::Reload)?;
     // The sender lives as long as the signal thread.
     let first = orders.recv().unwrap_or(Order::Stop);
+    drop(reloader);
     relay.end(first, &orders);
     Ok(())
 }
@@ -132,6 +140,10 @@ pub struct Relay {
     open: Arc<Open>,
     giver: Option<Giver>,
     notify: Notify,
+    certificates: Option<Certificates>,
+    workers: usize,
+    edges: usize,
+    reloads: Arc<reload::Counts>,
 }
 
 impl Relay {
@@ -199,6 +211,7 @@ impl Relay {
         let edge = edge::start(edge_config, crew.clone())?;
         let pool = crew.pool.clone();
         let stun_stats = Arc::new(stun::Stats::default());
+        let reloads = Arc::new(reload::Counts::default());
         let sources = metrics::Sources {
             workers: crew.pool.stats().clone(),
             edges: edge.stats().clone(),
@@ -219,6 +232,7 @@ impl Relay {
                 edge_backend: if matches!(edge.backend(), edge::Backend::Uring) { "io_uring" } else { "epoll" },
                 tls: !matches!(config.tls, TlsMode::None),
             },
+            reloads: Arc::clone(&reloads),
             started,
             memory_at_start,
         };
@@ -230,7 +244,6 @@ impl Relay {
                 backend: if matches!(choice, Choice::Uring { .. }) { "io_uring" } else { "epoll" }.to_owned(),
                 workers,
                 edges,
-                max_clients,
                 listening: addresses.clone(),
                 public_key: public.to_string(),
             },
@@ -288,11 +301,26 @@ impl Relay {
             threads,
             addresses,
             http_addresses,
+            certificates: tls.map(|tls| tls.certificates),
+            workers,
+            edges,
+            reloads,
             _files: files,
             open,
             giver,
             notify,
         })
+    }
+
+    fn reins(&self, log: &Control) -> reins::Reins {
+        reins::Reins {
+            edge: self.edge.reins(),
+            admin: self.admin.reins(),
+            certificates: self.certificates.clone(),
+            log: log.clone(),
+            workers: self.workers,
+            edges: self.edges,
+        }
     }
 
     /// Where it listens.

@@ -31,7 +31,7 @@ pub(super) async fn serve(state: Arc<State>, mut questions: mpsc::Receiver<Quest
 
 async fn answer(state: &Arc<State>, question: &Question) -> Page {
     if let Some(key) = &question.key
-        && !state.debug_key.as_deref().is_some_and(|file| is_key(file, key))
+        && !state.debug_key.load().as_ref().is_some_and(|file| is_key(file, key))
     {
         return Page::Denied;
     }

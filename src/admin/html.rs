@@ -50,7 +50,7 @@ pub(super) fn index(state: &State, on_main: bool) -> String {
         ("Listening", listening.join(", ")),
         ("Backend", about.backend.clone()),
         ("Threads", format!("{} workers, {} edges", about.workers, about.edges)),
-        ("Clients", format!("{clients} of {}", about.max_clients)),
+        ("Clients", format!("{clients} of {}", state.collector.max_clients())),
         ("Lost log lines", state.log.lost_lines().to_string()),
         ("Admin connections turned away", state.turned_away.load(Ordering::Relaxed).to_string()),
     ];

@@ -20,11 +20,13 @@ mod summary;
 mod traffic;
 
 use std::io;
+use std::path::PathBuf;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
 use tokio::runtime::{Builder, Runtime};
 
+use crate::config::AdminConfig;
 use crate::edge::be_nice;
 use crate::edge::debug::Question;
 pub use listen::{Door, ListenError, open};
@@ -68,6 +70,11 @@ impl Admin {
         self.state.phase.send_replace(Phase::Running);
     }
 
+    /// For whoever changes it while it runs.
+    pub fn reins(&self) -> Reins {
+        Reins { state: Arc::clone(&self.state) }
+    }
+
     /// The relay is about to stop: it is not ready from here on, and what streams ends.
     pub fn stopping(&self) {
         self.state.phase.send_replace(Phase::Stopping);
@@ -83,6 +90,27 @@ impl Admin {
         self.state.phase.send_replace(Phase::Over);
         // A thread that panicked has said so.
         let _ = self.thread.join();
+    }
+}
+
+/// Changes a running admin thread.
+pub struct Reins {
+    state: Arc<State>,
+}
+
+impl Reins {
+    /// Who may ask from now on. Its addresses do not count: listeners stay where they are.
+    pub fn admit(&self, access: AdminConfig) {
+        self.state.access.store(Arc::new(access));
+    }
+
+    pub fn debug_key(&self, file: Option<PathBuf>) {
+        self.state.debug_key.store(file.map(Arc::new));
+    }
+
+    /// What is shown as the limit.
+    pub fn limit_clients(&self, max: usize) {
+        self.state.collector.limit_clients(max as u64);
     }
 }
 

@@ -90,7 +90,7 @@ fn take_in<S>(state: &Arc<State>, places: &Places, peer: Peer, stream: S)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let known = access::known(&state.access, peer);
+    let known = access::known(&state.access.load(), peer);
     match places.take(known) {
         Some(place) => drop(tokio::spawn(connection(state.clone(), peer, stream, place))),
         None => {
@@ -124,7 +124,7 @@ where
 
 async fn answer(state: &Arc<State>, peer: Peer, request: Request<Incoming>) -> Response<Body> {
     let (head, body) = request.into_parts();
-    let via = match access::check(&state.access, peer, &head.headers) {
+    let via = match access::check(&state.access.load(), peer, &head.headers) {
         Ok(via) => via,
         Err(why) => {
             tracing::debug!(?peer, why, "admin request refused");

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::{Semaphore, watch};
 
 use super::roster::{Roster, Workers};
@@ -17,8 +18,9 @@ use crate::limits;
 
 pub(super) struct State {
     pub about: About,
-    pub access: AdminConfig,
-    pub debug_key: Option<PathBuf>,
+    /// This one and the next may change while it runs.
+    pub access: ArcSwap<AdminConfig>,
+    pub debug_key: ArcSwapOption<PathBuf>,
     pub collector: Collector,
     pub workers: Arc<dyn Workers>,
     pub edges: Arc<[Arc<edge::Stats>]>,
@@ -42,7 +44,6 @@ pub struct About {
     pub backend: String,
     pub workers: usize,
     pub edges: usize,
-    pub max_clients: usize,
     pub listening: Vec<SocketAddr>,
     pub public_key: String,
 }
@@ -84,8 +85,8 @@ impl State {
         let streams = || Arc::new(Semaphore::new(limits::TRAFFIC_STREAMS));
         Self {
             about,
-            access,
-            debug_key,
+            access: ArcSwap::from_pointee(access),
+            debug_key: ArcSwapOption::from_pointee(debug_key),
             collector,
             roster: Roster::new(workers.clone()),
             workers,

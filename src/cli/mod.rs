@@ -1,5 +1,6 @@
 //! The command line: which part of derpring runs, and what its end tells the shell.
 
+mod check;
 mod derper;
 mod key;
 mod serve;
@@ -9,11 +10,12 @@ use std::fmt::Display;
 use std::path::Path;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use tracing::warn;
 
-use crate::config::Loaded;
+use crate::config::{Loaded, settings};
 use crate::control::logging;
+use crate::control::reload::Source;
 use crate::relay;
 
 /// Runs what the arguments of this process ask for.
@@ -23,8 +25,11 @@ pub fn main() -> ExitCode {
     if Path::new(&called).file_name().is_some_and(|name| name == "derper") {
         return derper::main(args.collect());
     }
-    match Cli::parse().command {
-        Command::Serve(flags) => serve::main(&flags),
+    let command = Cli::command().mut_subcommand("serve", settings::prepare);
+    let parsed = Cli::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit());
+    match parsed.command {
+        // The same arguments are read together with environment and file, and again at each reload.
+        Command::Serve(_) => serve::main(),
         Command::Derper { args } => derper::main(args),
         Command::Key(command) => key::main(&command),
     }
@@ -52,16 +57,16 @@ enum Command {
     Key(key::Command),
 }
 
-/// Starts the log and runs the relay until it is told to stop.
-fn start(loaded: Loaded) -> ExitCode {
-    let log = match logging::init(loaded.config.log) {
+/// Starts the log and runs the relay until it is told to stop. `again` reads the configuration anew.
+fn start(loaded: Loaded, again: Source) -> ExitCode {
+    let log = match logging::init(loaded.config.log, loaded.config.log_filter.as_deref()) {
         Ok(log) => log,
         Err(error) => return fail(error),
     };
     for warning in &loaded.warnings {
         warn!("{warning}");
     }
-    let result = relay::run(loaded.config, log.control());
+    let result = relay::run(loaded, again, log.control());
     // The last lines come before the error that ended it.
     drop(log);
     match result {

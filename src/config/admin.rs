@@ -12,7 +12,7 @@ use super::cidr::Cidr;
 use super::{ConfigError, addr};
 
 /// The admin listener, which is off without an address.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct AdminConfig {
     pub listen: Vec<AdminAddr>,
     /// Who may ask from elsewhere than this machine.
@@ -36,6 +36,16 @@ impl fmt::Display for AdminAddr {
     }
 }
 
+impl AdminAddr {
+    /// As `--admin-listen` takes it.
+    pub(super) fn written(&self) -> String {
+        match self {
+            Self::Tcp(address) => address.to_string(),
+            Self::Unix(path) => format!("unix:{}", path.display()),
+        }
+    }
+}
+
 /// A secret that is compared in constant time and never printed.
 #[derive(Clone)]
 pub struct Token(Box<[u8]>);
@@ -50,6 +60,12 @@ impl Token {
     }
 }
 
+impl PartialEq for Token {
+    fn eq(&self, other: &Self) -> bool {
+        self.is(&other.0)
+    }
+}
+
 impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Token(..)")
@@ -57,11 +73,10 @@ impl fmt::Debug for Token {
 }
 
 /// Who may see `/debug/` on the main listener.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DebugAccess {
     /// Everybody whose address is Tailscale's.
     pub tailscale: bool,
-    pub ip: Option<IpAddr>,
     pub trusted: Vec<Cidr>,
     /// Who gives its contents as `debugkey` may ask from anywhere.
     pub key_file: Option<PathBuf>,
@@ -71,10 +86,7 @@ impl DebugAccess {
     /// By address alone: this machine, and what was configured.
     pub fn allows(&self, ip: IpAddr) -> bool {
         let ip = ip.to_canonical();
-        ip.is_loopback()
-            || (self.tailscale && is_tailscale(ip))
-            || self.ip == Some(ip)
-            || self.trusted.iter().any(|range| range.contains(ip))
+        ip.is_loopback() || (self.tailscale && is_tailscale(ip)) || self.trusted.iter().any(|range| range.contains(ip))
     }
 }
 
@@ -156,6 +168,16 @@ pub(super) fn ranges(
     parse: impl Fn(&str) -> Result<Cidr, String>,
 ) -> Result<Vec<Cidr>, ConfigError> {
     written.iter().map(|text| parse(text.trim()).map_err(|why| ConfigError::value(name, text, why))).collect()
+}
+
+/// The file that a debug key is in, which is read anew each time that somebody gives one.
+pub(super) fn debug_key(name: &str, path: &Path) -> Result<PathBuf, ConfigError> {
+    let problem = |problem: String| ConfigError::value(name, path.to_string_lossy(), problem);
+    match fs::read(path) {
+        Ok(key) if !key.trim_ascii().is_empty() => Ok(path.to_owned()),
+        Ok(_) => Err(problem("the file is empty: write the debug key into it".into())),
+        Err(e) => Err(problem(format!("cannot be read: {e}"))),
+    }
 }
 
 fn token(names: &Names, path: &Path, warnings: &mut Vec<String>) -> Result<Token, ConfigError> {
@@ -250,8 +272,7 @@ mod tests {
         let nobody = DebugAccess::default();
         let derper = DebugAccess {
             tailscale: true,
-            ip: Some("192.0.2.9".parse().unwrap()),
-            trusted: vec![Cidr::parse("198.51.100.0/24").unwrap()],
+            trusted: vec![Cidr::parse_exact("192.0.2.9").unwrap(), Cidr::parse_lax("198.51.100.0/24").unwrap()],
             key_file: None,
         };
         for (ip, plain, full) in [

@@ -14,7 +14,15 @@ impl Cidr {
     ///
     /// # Errors
     /// Says what to write, to be printed after `text`.
-    pub(super) fn parse(text: &str) -> Result<Self, String> {
+    pub(super) fn parse_lax(text: &str) -> Result<Self, String> {
+        Self::parse(text).map(Self::first)
+    }
+
+    /// With whatever stands behind the prefix.
+    ///
+    /// # Errors
+    /// Says what to write, to be printed after `text`.
+    fn parse(text: &str) -> Result<Self, String> {
         const FORM: &str = "write a range such as 10.0.0.0/8 or 2001:db8::/32";
         let (ip, len) = text.split_once('/').ok_or_else(|| format!("the length is missing; {FORM}"))?;
         let ip: IpAddr = ip.parse().map_err(|_| format!("{ip:?} is not an IP address; {FORM}"))?;
@@ -30,8 +38,8 @@ impl Cidr {
     /// # Errors
     /// Says what to write, to be printed after `text`.
     pub fn parse_exact(text: &str) -> Result<Self, String> {
-        if let Ok(ip) = text.parse() {
-            return Ok(Self { ip, len: width(ip) });
+        if let Ok(ip) = text.parse::<IpAddr>() {
+            return Ok(Self::from(ip));
         }
         let range = Self::parse(text)?;
         match bits(range.ip).checked_shl(range.len.into()).unwrap_or(0) {
@@ -56,6 +64,13 @@ impl Cidr {
             first.to_be_bytes().into()
         };
         Self { ip, len: self.len }
+    }
+}
+
+/// One address.
+impl From<IpAddr> for Cidr {
+    fn from(ip: IpAddr) -> Self {
+        Self { ip, len: width(ip) }
     }
 }
 
@@ -118,6 +133,8 @@ mod tests {
             Cidr::parse_exact("2001:db8::1/32").unwrap_err().split("write ").nth(1),
             Some("2001:db8::/32 or 2001:db8::1")
         );
-        assert!(Cidr::parse("10.1.2.3/8").unwrap().contains("10.9.9.9".parse().unwrap()));
+        let lax = Cidr::parse_lax("10.1.2.3/8").unwrap();
+        assert!(lax.contains("10.9.9.9".parse().unwrap()));
+        assert_eq!(lax, Cidr::parse_exact("10.0.0.0/8").unwrap());
     }
 }

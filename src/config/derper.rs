@@ -6,12 +6,16 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
+use super::settings::{self, Setting};
+use super::sources::{Given, Origin, unknown_variables};
+use super::write::Written;
+
 pub use super::go_flags::FlagError;
 use super::go_flags::{self, Flags};
 use super::{
-    AcceptLimit, AcmeConfig, AdminConfig, Backend, BootstrapDns, Cidr, Config, ConfigError, DebugAccess, Eab,
-    KeySource, ListenAddr, Loaded, LogFormat, MeshKey, QueueLimits, StunConfig, Takeover, TcpOptions, TlsMode,
-    TrustedProxies, addr, admin, go_values, keys,
+    AcceptLimit, AcmeConfig, AdminConfig, BootstrapDns, Cidr, Config, ConfigError, DebugAccess, Eab, KeySource,
+    ListenAddr, Loaded, MeshKey, QueueLimits, SecretFiles, StunConfig, TcpOptions, TlsMode, addr, admin, go_values,
+    keys, serve,
 };
 
 /// What a command line of derper asks for.
@@ -34,6 +38,8 @@ pub enum DerperError {
 /// What derper's defaults depend on.
 pub struct Host<'a> {
     pub env: &'a dyn Fn(&str) -> Option<String>,
+    /// The names in the environment.
+    pub names: &'a [String],
     pub exists: &'a dyn Fn(&Path) -> bool,
     /// Whether the process runs as root.
     pub root: bool,
@@ -58,6 +64,19 @@ pub fn read(args: &[String], host: &Host<'_>) -> Result<Request, DerperError> {
     Ok(Request::Serve(Box::new(load(&flags, host)?)))
 }
 
+/// The configuration file of `derpring serve` that says the same as a command line. What no file can say is a comment.
+///
+/// # Errors
+/// As [`read`].
+pub fn translate(args: &[String], host: &Host<'_>) -> Result<String, DerperError> {
+    let flags = go_flags::parse(&flags::definitions(host), args)?;
+    let loaded = load(&flags, host)?;
+    let mut written = Written::of(&loaded);
+    written.notes.splice(0..0, ["what `derpring serve --config FILE` does like derper with these flags".to_owned()]);
+    written.notes.extend(loaded.warnings);
+    Ok(written.text())
+}
+
 /// The usage text that `-h` prints.
 pub fn usage(host: &Host<'_>) -> String {
     go_flags::usage("derper", &flags::definitions(host))
@@ -67,20 +86,21 @@ fn load(flags: &Flags, host: &Host<'_>) -> Result<Loaded, ConfigError> {
     flags::refuse_unbuilt(flags, host)?;
     let dev = flags.bool("dev");
     let listen = if dev { ":3340" } else { flags.text("a") };
-    let mut warnings = Vec::new();
-    let tls = tls(flags, listen, &mut warnings)?;
+    let Loaded { config: ours, mut warnings, mut secrets, file } = ours(host)?;
+    let tls = tls(flags, host, listen, &mut warnings)?;
     let main = resolve(listen)?;
+    let mesh_file = Some(flags.text("mesh-psk-file")).filter(|path| !path.is_empty() && !dev);
+    secrets = SecretFiles { mesh_key: mesh_file.map(Into::into), ..secrets };
     let config = Config {
         listen: vec![ListenAddr::Tcp(main)],
         http: http(flags, main, tls != TlsMode::None)?,
-        stun: stun(flags, main)?,
+        stun: StunConfig { listen: stun(flags, main)?, ..ours.stun },
         derp: flags.bool("derp"),
         bootstrap_dns: BootstrapDns {
             names: names(flags.text("bootstrap-dns-names")),
             unpublished: names(flags.text("unpublished-bootstrap-dns-names")),
         },
         connect: flags.bool("ace"),
-        trusted_proxies: TrustedProxies::default(),
         accept_limit: accept_limit(flags)?,
         tls,
         key: if dev { KeySource::Ephemeral } else { key_source(flags, host)? },
@@ -88,31 +108,72 @@ fn load(flags: &Flags, host: &Host<'_>) -> Result<Loaded, ConfigError> {
         home: super::home("-home", flags.text("home"))?,
         debug_on_main: Some(debug_access(host)?),
         admin: admin(host, &mut warnings)?,
-        workers: count(host, "DERPRING_WORKERS")?,
-        edges: count(host, "DERPRING_EDGES")?,
-        moves: super::moves("DERPRING_PLACEMENT", host.env("DERPRING_PLACEMENT").as_deref())?,
-        busy_poll: super::busy_poll("DERPRING_BUSY_POLL", host.env("DERPRING_BUSY_POLL").as_deref())?,
-        backend: backend(host)?,
-        queue: queue(host, &mut warnings)?,
-        max_clients: None,
-        max_clients_per_ip: None,
+        queue: queue(host, ours.queue, &mut warnings)?,
+        round_trips: round_trips(host)?,
         tcp: tcp(flags)?,
-        log: LogFormat::Human,
-        flush_on_stop: Duration::from_secs(1),
-        drain_time: Duration::ZERO,
-        takeover: Takeover::default(),
+        log_filter: ours.log_filter.clone().or_else(|| debug_logs(host)),
+        ..ours
     };
     check_environment(host, &mut warnings)?;
-    Ok(Loaded { config, warnings })
+    Ok(Loaded { config, warnings, secrets, file })
+}
+
+/// Our own settings that derper has no flag for come from the environment, and have serve's defaults.
+const OURS: [&str; 18] = [
+    "acme_ca_file",
+    "acme_directory",
+    "backend",
+    "busy_poll",
+    "drain_time",
+    "edges",
+    "flush_time",
+    "log",
+    "log_format",
+    "max_clients",
+    "max_clients_per_ip",
+    "placement",
+    "queue_bytes",
+    "stun_any",
+    "takeover",
+    "takeover_socket",
+    "trusted_proxy",
+    "workers",
+];
+
+/// These too, with a default of their own.
+const OURS_ADMIN: [&str; 3] = ["admin_allow", "admin_listen", "admin_token_file"];
+
+fn ours(host: &Host<'_>) -> Result<Loaded, ConfigError> {
+    let mut given = Given::default();
+    let mut put = |id: &str, text: &str| given.put(settings::by_id(id), vec![text.to_owned()], Origin::Variable);
+    // What is said otherwise, and must not be missing here.
+    put("cert_mode", "none");
+    put("admin_listen", "");
+    put("flush_time", "1s");
+    for id in OURS {
+        if let Some(text) = settings::by_id(id).variable.as_ref().and_then(|name| host.env(name)) {
+            put(id, &text);
+        }
+    }
+    let flags = given.flags().expect("every value is text");
+    let mut loaded = serve::load(&flags).map_err(|error| given.rename(error))?;
+    loaded.warnings.extend(unknown_variables(host.names.iter().map(String::as_str), has_no_effect));
+    loaded.secrets.admin_token = host.env(admin::ENVIRONMENT.token_file).map(Into::into);
+    Ok(loaded)
+}
+
+fn has_no_effect(setting: &Setting) -> Option<String> {
+    let works = OURS.contains(&&*setting.id) || OURS_ADMIN.contains(&&*setting.id);
+    (!works).then(|| "derper's own flags and variables say that here".to_owned())
 }
 
 /// TLS is on when the port is that of HTTPS, or the certificate is manual; otherwise derper serves plain HTTP.
-fn tls(flags: &Flags, listen: &str, warnings: &mut Vec<String>) -> Result<TlsMode, ConfigError> {
+fn tls(flags: &Flags, host: &Host<'_>, listen: &str, warnings: &mut Vec<String>) -> Result<TlsMode, ConfigError> {
     let mode = flags.text("certmode");
     let (_, port) = addr::split(listen).map_err(|problem| ConfigError::value("-a", listen, problem))?;
     match mode {
         "manual" => manual(flags),
-        "letsencrypt" | "gcp" if matches!(port, "443" | "https") => acme(flags, mode),
+        "letsencrypt" | "gcp" if matches!(port, "443" | "https") => acme(flags, host, mode),
         "letsencrypt" | "gcp" if flags.bool("dev") => Ok(TlsMode::None),
         "letsencrypt" | "gcp" => {
             warnings.push(format!(
@@ -124,7 +185,7 @@ fn tls(flags: &Flags, listen: &str, warnings: &mut Vec<String>) -> Result<TlsMod
     }
 }
 
-fn acme(flags: &Flags, mode: &str) -> Result<TlsMode, ConfigError> {
+fn acme(flags: &Flags, host: &Host<'_>, mode: &str) -> Result<TlsMode, ConfigError> {
     const GOOGLE: &str = "https://dv.acme-v02.api.pki.goog/directory";
     let text = |name: &str| Some(flags.text(name)).filter(|text| !text.is_empty());
     let (kid, key, email) = (text("acme-eab-kid"), text("acme-eab-key"), text("acme-email"));
@@ -155,8 +216,14 @@ fn acme(flags: &Flags, mode: &str) -> Result<TlsMode, ConfigError> {
     Ok(TlsMode::Acme(Box::new(AcmeConfig {
         hostnames: if is_ip { Vec::new() } else { vec![hostname.to_owned()] },
         dir: certdir(flags)?.into(),
-        directory: if mode == "gcp" { GOOGLE } else { super::LETS_ENCRYPT }.to_owned(),
-        ca_file: None,
+        directory: match host.env("DERPRING_ACME_DIRECTORY") {
+            Some(url) => serve::acme_directory("DERPRING_ACME_DIRECTORY", &url)?,
+            None => if mode == "gcp" { GOOGLE } else { super::LETS_ENCRYPT }.to_owned(),
+        },
+        ca_file: match host.env("DERPRING_ACME_CA_FILE") {
+            Some(path) => Some(serve::roots("DERPRING_ACME_CA_FILE", Path::new(&path))?),
+            None => None,
+        },
         email: email.map(str::to_owned),
         eab,
         ip_certs,
@@ -193,9 +260,9 @@ fn http(flags: &Flags, main: SocketAddr, tls: bool) -> Result<Vec<SocketAddr>, C
     Ok(port.filter(|_| tls).map(|port| (main.ip(), port).into()).into_iter().collect())
 }
 
-fn stun(flags: &Flags, main: SocketAddr) -> Result<StunConfig, ConfigError> {
+fn stun(flags: &Flags, main: SocketAddr) -> Result<Vec<SocketAddr>, ConfigError> {
     let port = port(flags, "stun-port")?.filter(|_| flags.bool("stun"));
-    Ok(StunConfig { listen: port.map(|port| (main.ip(), port).into()).into_iter().collect(), any: false })
+    Ok(port.map(|port| (main.ip(), port).into()).into_iter().collect())
 }
 
 /// A name that is split at commas, as derper does it.
@@ -268,24 +335,8 @@ fn tcp(flags: &Flags) -> Result<TcpOptions, ConfigError> {
     })
 }
 
-/// Our own settings that derper has no flag for come from the environment.
-fn count(host: &Host<'_>, name: &str) -> Result<Option<usize>, ConfigError> {
-    let Some(text) = host.env(name) else { return Ok(None) };
-    match text.parse() {
-        Ok(n) if (1..=1024).contains(&n) => Ok(Some(n)),
-        _ => Err(ConfigError::value(name, &text, "give a number from 1 to 1024")),
-    }
-}
-
-fn backend(host: &Host<'_>) -> Result<Backend, ConfigError> {
-    const NAME: &str = "DERPRING_BACKEND";
-    let Some(text) = host.env(NAME) else { return Ok(Backend::Auto) };
-    Backend::parse(&text).ok_or_else(|| ConfigError::value(NAME, &text, "give auto, uring or epoll"))
-}
-
-fn queue(host: &Host<'_>, warnings: &mut Vec<String>) -> Result<QueueLimits, ConfigError> {
+fn queue(host: &Host<'_>, default: QueueLimits, warnings: &mut Vec<String>) -> Result<QueueLimits, ConfigError> {
     const NAME: &str = "TS_DEBUG_DERP_PER_CLIENT_SEND_QUEUE_DEPTH";
-    let default = QueueLimits::default();
     let Some(text) = host.env(NAME) else { return Ok(default) };
     let depth = go_values::parse_int(&text).and_then(|n| u32::try_from(n).ok());
     let depth = depth.ok_or_else(|| ConfigError::value(NAME, &text, "give a number of packets"))?;
@@ -295,18 +346,58 @@ fn queue(host: &Host<'_>, warnings: &mut Vec<String>) -> Result<QueueLimits, Con
     Ok(QueueLimits { packets: depth.clamp(super::QUEUE_PACKETS_MIN, super::QUEUE_PACKETS_MAX), ..default })
 }
 
-/// derper ends at a value that it cannot read; a setting that has no effect here is said, not swallowed.
+fn round_trips(host: &Host<'_>) -> Result<bool, ConfigError> {
+    Ok(!truth(host, "TS_DERP_DISABLE_RTT_STATS")?)
+}
+
+/// derper's lines about each client are ours at debug. Who says by DERPRING_LOG what is logged is not overruled.
+fn debug_logs(host: &Host<'_>) -> Option<String> {
+    truth(host, "DERP_DEBUG_LOGS").is_ok_and(|on| on).then(|| "info,derpring=debug".to_owned())
+}
+
+/// A variable that is set to a boolean; derper ends at anything else.
+fn truth(host: &Host<'_>, name: &str) -> Result<bool, ConfigError> {
+    let Some(text) = host.env(name) else { return Ok(false) };
+    go_values::parse_bool(&text).ok_or_else(|| ConfigError::value(name, text, "write true or false"))
+}
+
+/// Every variable that derper looks at.
+#[cfg(test)]
+const VARIABLES: [&str; 17] = [
+    "DERP_DEBUG_LOGS",
+    "DERP_PROBER_DEBUG_LOGS",
+    "HOME",
+    "HTTPS_PROXY",
+    "HTTP_PROXY",
+    "NO_PROXY",
+    "SSLKEYLOGFILE",
+    "SSL_CERT_DIR",
+    "SSL_CERT_FILE",
+    "TAILSCALE_DERPER_MESH_KEY",
+    "TS_ALLOW_DEBUG_IP",
+    "TS_DEBUG_DERP_PER_CLIENT_SEND_QUEUE_DEPTH",
+    "TS_DEBUG_KEY_PATH",
+    "TS_DEBUG_TRUSTED_CIDRS",
+    "TS_DEBUG_VERBOSE_DROPS",
+    "TS_DERP_DISABLE_RTT_STATS",
+    "XDG_CACHE_HOME",
+];
+
+/// Variables of derper that mean nothing here, and why.
+const WITHOUT_EFFECT: [(&str, &str); 3] = [
+    ("DERP_PROBER_DEBUG_LOGS", "probers have no lines of their own; DERPRING_LOG=debug logs more about everybody"),
+    ("TS_DEBUG_VERBOSE_DROPS", "no line is written per packet; /debug/clients?sort=drops has drops by client"),
+    ("SSLKEYLOGFILE", "derper writes keys of its mesh client there, and this relay does not dial"),
+];
+
+/// A setting that has no effect here is said, not swallowed.
 fn check_environment(host: &Host<'_>, warnings: &mut Vec<String>) -> Result<(), ConfigError> {
-    for name in ["TS_DERP_DISABLE_RTT_STATS", "DERP_DEBUG_LOGS", "DERP_PROBER_DEBUG_LOGS"] {
-        if let Some(text) = host.env(name)
-            && go_values::parse_bool(&text).is_none()
-        {
-            return Err(ConfigError::value(name, text, "write true or false"));
-        }
+    for name in ["DERP_DEBUG_LOGS", "DERP_PROBER_DEBUG_LOGS"] {
+        truth(host, name)?;
     }
-    for name in ["DERP_DEBUG_LOGS", "DERP_PROBER_DEBUG_LOGS", "TS_DEBUG_VERBOSE_DROPS"] {
+    for (name, why) in WITHOUT_EFFECT {
         if host.env(name).is_some_and(|text| go_values::parse_bool(&text) != Some(false)) {
-            warnings.push(format!("{name} is not built yet: DERPRING_LOG=debug logs more"));
+            warnings.push(format!("{name} has no effect: {why}"));
         }
     }
     Ok(())
@@ -333,21 +424,16 @@ fn debug_access(host: &Host<'_>) -> Result<DebugAccess, ConfigError> {
     const TRUSTED: &str = "TS_DEBUG_TRUSTED_CIDRS";
     const KEY: &str = "TS_DEBUG_KEY_PATH";
     let ip = host.env(IP).map(|text| match text.parse::<IpAddr>() {
-        Ok(ip) => Ok(ip.to_canonical()),
+        Ok(ip) => Ok(Cidr::from(ip.to_canonical())),
         Err(_) => Err(ConfigError::value(IP, text, "give one IP address")),
     });
     let trusted = host.env(TRUSTED).unwrap_or_default();
     let trusted = trusted.split(',').map(str::trim).filter(|text| !text.is_empty()).map(str::to_owned);
-    let key_file = host.env(KEY).map(|path| match std::fs::read(&path) {
-        Ok(key) if !key.trim_ascii().is_empty() => Ok(path.into()),
-        Ok(_) => Err(ConfigError::value(KEY, &path, "the file is empty: write the debug key into it")),
-        Err(e) => Err(ConfigError::value(KEY, &path, format!("cannot be read: {e}"))),
-    });
+    let ranges = admin::ranges(TRUSTED, &trusted.collect::<Vec<_>>(), Cidr::parse_lax)?;
     Ok(DebugAccess {
         tailscale: true,
-        ip: ip.transpose()?,
-        trusted: admin::ranges(TRUSTED, &trusted.collect::<Vec<_>>(), Cidr::parse)?,
-        key_file: key_file.transpose()?,
+        trusted: ip.transpose()?.into_iter().chain(ranges).collect(),
+        key_file: host.env(KEY).map(|path| admin::debug_key(KEY, Path::new(&path))).transpose()?,
     })
 }
 

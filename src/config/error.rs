@@ -1,5 +1,7 @@
 //! What can be wrong with a configuration: always the operator's to mend, and each text says how.
 
+use std::path::PathBuf;
+
 use super::keys::KeyError;
 
 #[derive(Debug, thiserror::Error)]
@@ -7,6 +9,9 @@ pub enum ConfigError {
     /// A value that cannot be used.
     #[error("{what} {value:?}: {problem}")]
     Value { what: String, value: String, problem: String },
+    /// A line of the configuration file.
+    #[error("{}:{line}: {problem}", path.display())]
+    File { path: PathBuf, line: usize, problem: String },
     /// Something that must be given, and is not.
     #[error("{0}")]
     Missing(String),

@@ -2,14 +2,20 @@
 
 mod addr;
 pub mod admin;
+pub mod changes;
 mod cidr;
 pub mod derper;
 mod error;
+mod file;
 mod go_flags;
 mod go_values;
 pub mod keys;
 mod proxies;
+pub mod reference;
 pub mod serve;
+pub mod settings;
+pub mod sources;
+mod write;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -25,16 +31,41 @@ pub use error::ConfigError;
 pub use proxies::TrustedProxies;
 
 /// A configuration, and what the operator should read in the log before the relay starts.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Loaded {
     pub config: Config,
     /// One line each: what was asked for, or is on by default, and does not run.
     pub warnings: Vec<String>,
+    /// Where its secrets were read from.
+    pub secrets: SecretFiles,
+    /// The configuration file.
+    pub file: Option<PathBuf>,
+}
+
+impl Loaded {
+    /// The configuration file that says all of it. Secrets are not in it.
+    pub fn to_toml(&self) -> String {
+        write::Written::of(self).text()
+    }
+
+    /// Files that were read, and may be changed while the relay runs.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let SecretFiles { mesh_key, admin_token, eab_key } = &self.secrets;
+        [&self.file, mesh_key, admin_token, eab_key].into_iter().flatten().cloned().collect()
+    }
+}
+
+/// Files whose contents are in a [`Config`], and are shown to nobody.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SecretFiles {
+    pub mesh_key: Option<PathBuf>,
+    pub admin_token: Option<PathBuf>,
+    pub eab_key: Option<PathBuf>,
 }
 
 /// Everything that a running relay needs to know. Made by `config::serve` or `config::derper`, never by hand outside
 /// of tests.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// Sockets of the main listener; at least one. `[::]` means every address of both families: the socket is opened
     /// with IPV6_V6ONLY off, and `0.0.0.0` takes its place on a host without IPv6.
@@ -71,8 +102,12 @@ pub struct Config {
     /// `None`: what the descriptor limit allows.
     pub max_clients: Option<usize>,
     pub max_clients_per_ip: Option<usize>,
+    /// Round-trip times of connections are sampled.
+    pub round_trips: bool,
     pub tcp: TcpOptions,
     pub log: LogFormat,
+    /// What is logged; `None`: what `RUST_LOG` says, or else `info`.
+    pub log_filter: Option<String>,
     /// How long a stop may take to flush the queues.
     pub flush_on_stop: Duration,
     /// How long sessions go on behind a stop signal before they are closed.
@@ -253,6 +288,13 @@ impl Default for TcpOptions {
 pub enum LogFormat {
     Human,
     Json,
+}
+
+/// The one of several names that was probably meant, each with what to call it.
+fn nearest(name: &str, known: impl Iterator<Item = (String, String)>) -> Option<String> {
+    let far = known.map(|(known, shown)| (strsim::damerau_levenshtein(name, &known), shown));
+    // A third of the letters wrong is another word.
+    far.min().filter(|(distance, _)| *distance <= name.len() / 3).map(|(_, shown)| shown)
 }
 
 /// Whether sessions move to the worker that most of their packets go to.

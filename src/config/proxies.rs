@@ -28,6 +28,12 @@ impl TrustedProxies {
         Ok(out)
     }
 
+    /// As [`Self::read`] takes it.
+    pub(super) fn written(&self) -> Vec<String> {
+        let ranges = self.ranges.iter().map(ToString::to_string);
+        ranges.chain(self.unix.then(|| "unix".to_owned())).collect()
+    }
+
     /// `None` is the peer of a unix socket.
     pub fn trusts(&self, peer: Option<IpAddr>) -> bool {
         match peer {

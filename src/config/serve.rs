@@ -1,19 +1,33 @@
 //! The flags of `derpring serve`, and the [`Config`] they stand for.
+//!
+//! They are the one list of settings: the environment's names, the keys of the configuration file and the reference
+//! are made of it (`config::settings`).
 
-use std::net::SocketAddr;
+use std::ffi::OsString;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+
 use super::{
-    AcceptLimit, AcmeConfig, AdminConfig, Backend, BootstrapDns, Config, ConfigError, DebugAccess, Eab, KeySource,
-    ListenAddr, Loaded, LogFormat, QUEUE_PACKETS_MAX, QUEUE_PACKETS_MIN, QueueLimits, StunConfig, Takeover, TcpOptions,
-    TlsMode, TrustedProxies, addr, admin, keys,
+    AcceptLimit, AcmeConfig, AdminConfig, Backend, BootstrapDns, Cidr, Config, ConfigError, DebugAccess, Eab,
+    KeySource, ListenAddr, Loaded, LogFormat, QUEUE_PACKETS_MAX, QUEUE_PACKETS_MIN, QueueLimits, SecretFiles,
+    StunConfig, Takeover, TcpOptions, TlsMode, TrustedProxies, addr, admin, go_values, keys,
 };
+use crate::control::logging;
 
 /// What was written, unchecked. A value is read as text, so that each mistake gets one line in our words.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct Flags {
+    /// Configuration file in TOML: flags and environment count before it
+    #[arg(long, value_name = "FILE", env = "DERPRING_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// Check the configuration and what it names, print it as it counts, and exit
+    #[arg(long)]
+    pub check_config: bool,
     /// Listen on 127.0.0.1:3340 in plain HTTP with a key made at start, unless other flags say otherwise
     #[arg(long)]
     pub dev: bool,
@@ -29,9 +43,13 @@ pub struct Flags {
     /// Directory of the files HOSTNAME.crt and HOSTNAME.key, for --cert-mode manual
     #[arg(long, value_name = "DIR", env = "DERPRING_CERT_DIR")]
     pub cert_dir: Option<PathBuf>,
-    /// File with the relay's key in derper's form, made when absent [default: /var/lib/derpring/derpring.key]
+    /// Make a self-signed certificate when the files are absent and --hostname is an IP address, as derper does
+    #[arg(long, value_name = "BOOL", env = "DERPRING_CERT_MAKE", default_value = "false")]
+    pub cert_make: Option<String>,
+    /// File with the relay's key in derper's form, made when absent; an empty value says a key made at each start
+    /// [default: /var/lib/derpring/derpring.key]
     #[arg(long, value_name = "FILE", env = "DERPRING_KEY_FILE")]
-    pub key_file: Option<PathBuf>,
+    pub key_file: Option<OsString>,
     /// Threads that relay packets [default: one per usable core]
     #[arg(long, value_name = "N", env = "DERPRING_WORKERS")]
     pub workers: Option<String>,
@@ -62,6 +80,10 @@ pub struct Flags {
     /// Clients at once from one IP address [default: no limit]
     #[arg(long, value_name = "N", env = "DERPRING_MAX_CLIENTS_PER_IP")]
     pub max_clients_per_ip: Option<String>,
+    /// What is logged: error, warn, info, debug or trace, or by module as in info,derpring::edge=debug [default:
+    /// RUST_LOG, or else info]
+    #[arg(long, value_name = "FILTER", env = "DERPRING_LOG")]
+    pub log: Option<String>,
     /// Form of the log on standard error: human or json
     #[arg(long, value_name = "FORM", env = "DERPRING_LOG_FORMAT", default_value = "human")]
     pub log_format: String,
@@ -79,8 +101,8 @@ pub struct Flags {
     #[arg(long, value_name = "ADDR", env = "DERPRING_STUN_LISTEN", value_delimiter = ',')]
     pub stun_listen: Option<Vec<String>>,
     /// Answer every STUN binding request, and not only those of Tailscale's clients
-    #[arg(long, env = "DERPRING_STUN_ANY")]
-    pub stun_any: bool,
+    #[arg(long, value_name = "BOOL", env = "DERPRING_STUN_ANY", default_value = "false")]
+    pub stun_any: Option<String>,
     /// Addresses for plain HTTP beside TLS: captive portal checks, ACME, redirects; an empty value says off [default:
     /// [::]:80, with --dev off]
     #[arg(long, value_name = "ADDR", env = "DERPRING_HTTP_LISTEN", value_delimiter = ',')]
@@ -98,6 +120,40 @@ pub struct Flags {
     /// What / shows: nothing for a page about DERP, blank, or a URL to redirect to
     #[arg(long, value_name = "WHAT", env = "DERPRING_HOME", default_value = "")]
     pub home: String,
+    /// Serve /derp: without it the relay has only the pages and probes around it
+    #[arg(long, value_name = "BOOL", env = "DERPRING_DERP", default_value = "true")]
+    pub derp: Option<String>,
+    /// Answer CONNECT to Tailscale's control plane
+    #[arg(long, value_name = "BOOL", env = "DERPRING_ACE", default_value = "false")]
+    pub ace: Option<String>,
+    /// Sample the round-trip times of connections
+    #[arg(long, value_name = "BOOL", env = "DERPRING_ROUND_TRIPS", default_value = "true")]
+    pub round_trips: Option<String>,
+    /// Have the pages of /debug/ on the main listener too: for this machine, and whom the next three name [default:
+    /// false, with --dev true]
+    #[arg(long, value_name = "BOOL", env = "DERPRING_DEBUG_MAIN")]
+    pub debug_main: Option<String>,
+    /// Show them to who comes from an address of Tailscale's, as derper does
+    #[arg(long, value_name = "BOOL", env = "DERPRING_DEBUG_TAILSCALE", default_value = "false")]
+    pub debug_tailscale: Option<String>,
+    /// Who else may see them: addresses or ranges such as 10.0.0.0/8 [default: nobody]
+    #[arg(long, value_name = "CIDR", env = "DERPRING_DEBUG_ALLOW", value_delimiter = ',')]
+    pub debug_allow: Vec<String>,
+    /// File with a key: who gives it as ?debugkey= may see them wherever they come from
+    #[arg(long, value_name = "FILE", env = "DERPRING_DEBUG_KEY_FILE")]
+    pub debug_key_file: Option<PathBuf>,
+    /// How long nothing may move on a connection that has something to write; 0 for any time
+    #[arg(long, value_name = "TIME", env = "DERPRING_TCP_WRITE_TIMEOUT", default_value = "2s")]
+    pub tcp_write_timeout: String,
+    /// How long sent bytes may stay unacknowledged (TCP_USER_TIMEOUT); 0 for what the kernel does
+    #[arg(long, value_name = "TIME", env = "DERPRING_TCP_USER_TIMEOUT", default_value = "15s")]
+    pub tcp_user_timeout: String,
+    /// Idle time before the first TCP keepalive; 0 for none
+    #[arg(long, value_name = "TIME", env = "DERPRING_TCP_KEEPALIVE_TIME", default_value = "10m")]
+    pub tcp_keepalive_time: String,
+    /// How long a stop may take to write what waits in the queues
+    #[arg(long, value_name = "TIME", env = "DERPRING_FLUSH_TIME", default_value = "2s")]
+    pub flush_time: String,
     /// Names whose addresses /bootstrap-dns tells
     #[arg(long, value_name = "NAME", env = "DERPRING_BOOTSTRAP_DNS", value_delimiter = ',')]
     pub bootstrap_dns: Vec<String>,
@@ -111,8 +167,8 @@ pub struct Flags {
     #[arg(long, value_name = "PATH", env = "DERPRING_TAKEOVER_SOCKET")]
     pub takeover_socket: Option<PathBuf>,
     /// Take the listening sockets from the relay that runs, which then drains
-    #[arg(long, env = "DERPRING_TAKEOVER")]
-    pub takeover: bool,
+    #[arg(long, value_name = "BOOL", env = "DERPRING_TAKEOVER", default_value = "false")]
+    pub takeover: Option<String>,
     /// URL of the ACME directory, for --cert-mode acme [default: Let's Encrypt's]
     #[arg(long, value_name = "URL", env = "DERPRING_ACME_DIRECTORY")]
     pub acme_directory: Option<String>,
@@ -129,8 +185,8 @@ pub struct Flags {
     #[arg(long, value_name = "FILE", env = "DERPRING_ACME_CA_FILE")]
     pub acme_ca_file: Option<PathBuf>,
     /// Certificates for the IP addresses that clients connect to, as well
-    #[arg(long, env = "DERPRING_ACME_IP_CERTS")]
-    pub acme_ip_certs: bool,
+    #[arg(long, value_name = "BOOL", env = "DERPRING_ACME_IP_CERTS", default_value = "false")]
+    pub acme_ip_certs: Option<String>,
 }
 
 /// Checks every flag.
@@ -144,25 +200,25 @@ pub fn load(flags: &Flags) -> Result<Loaded, ConfigError> {
     let config = Config {
         listen: listen(flags)?,
         http: http(flags, &tls)?,
-        stun: StunConfig { listen: stun(flags)?, any: flags.stun_any },
-        derp: true,
+        stun: StunConfig { listen: stun(flags)?, any: switch("--stun-any", flags.stun_any.as_deref(), false)? },
+        derp: switch("--derp", flags.derp.as_deref(), true)?,
         bootstrap_dns: BootstrapDns {
-            names: flags.bootstrap_dns.clone(),
-            unpublished: flags.unpublished_bootstrap_dns.clone(),
+            names: listed(&flags.bootstrap_dns).to_vec(),
+            unpublished: listed(&flags.unpublished_bootstrap_dns).to_vec(),
         },
-        connect: false,
-        trusted_proxies: TrustedProxies::read("--trusted-proxy", &flags.trusted_proxy)?,
+        connect: switch("--ace", flags.ace.as_deref(), false)?,
+        trusted_proxies: TrustedProxies::read("--trusted-proxy", listed(&flags.trusted_proxy))?,
         accept_limit: accept_limit(flags)?,
         tls,
         key: match &flags.key_file {
-            Some(path) => KeySource::File(path.clone()),
+            Some(path) if path.is_empty() => KeySource::Ephemeral,
+            Some(path) => KeySource::File(path.into()),
             None if flags.dev => KeySource::Ephemeral,
             None => KeySource::File("/var/lib/derpring/derpring.key".into()),
         },
         mesh_key: flags.mesh_key_file.as_deref().map(keys::load_mesh_key).transpose()?,
         home: super::home("--home", &flags.home)?,
-        // Behind a proxy on the same host every stranger seems local: only a development relay opens it here.
-        debug_on_main: flags.dev.then(DebugAccess::default),
+        debug_on_main: debug_access(flags)?,
         admin,
         workers: optional_count("--workers", flags.workers.as_deref(), 1..=1024)?,
         edges: optional_count("--edges", flags.edges.as_deref(), 1..=1024)?,
@@ -174,23 +230,37 @@ pub fn load(flags: &Flags) -> Result<Loaded, ConfigError> {
             packets: count("--queue-packets", &flags.queue_packets, QUEUE_PACKETS_MIN..=QUEUE_PACKETS_MAX)?,
             bytes: queue_bytes(&flags.queue_bytes)?,
         },
-        max_clients: optional_count("--max-clients", flags.max_clients.as_deref(), 1..=usize::MAX)?,
+        max_clients: optional_count("--max-clients", flags.max_clients.as_deref(), 1..=isize::MAX as usize)?,
         max_clients_per_ip: optional_count(
             "--max-clients-per-ip",
             flags.max_clients_per_ip.as_deref(),
-            1..=usize::MAX,
+            1..=isize::MAX as usize,
         )?,
-        tcp: TcpOptions::default(),
+        round_trips: switch("--round-trips", flags.round_trips.as_deref(), true)?,
+        tcp: TcpOptions {
+            write_timeout: duration("--tcp-write-timeout", &flags.tcp_write_timeout)?,
+            user_timeout: duration("--tcp-user-timeout", &flags.tcp_user_timeout)?,
+            keepalive_time: duration("--tcp-keepalive-time", &flags.tcp_keepalive_time)?,
+        },
         log: match flags.log_format.as_str() {
             "human" => LogFormat::Human,
             "json" => LogFormat::Json,
             other => return Err(ConfigError::value("--log-format", other, "give human or json")),
         },
-        flush_on_stop: Duration::from_secs(2),
+        log_filter: log_filter(flags)?,
+        flush_on_stop: duration("--flush-time", &flags.flush_time)?,
         drain_time: Duration::from_secs(count("--drain-time", &flags.drain_time, 0..=86_400)?),
-        takeover: Takeover { take: flags.takeover, socket: flags.takeover_socket.clone() },
+        takeover: Takeover {
+            take: switch("--takeover", flags.takeover.as_deref(), false)?,
+            socket: flags.takeover_socket.clone(),
+        },
     };
-    Ok(Loaded { config, warnings })
+    let secrets = SecretFiles {
+        mesh_key: flags.mesh_key_file.clone(),
+        admin_token: flags.admin_token_file.clone(),
+        eab_key: flags.acme_eab_key_file.clone(),
+    };
+    Ok(Loaded { config, warnings, secrets, file: None })
 }
 
 fn admin(flags: &Flags, warnings: &mut Vec<String>) -> Result<AdminConfig, ConfigError> {
@@ -202,6 +272,28 @@ fn admin(flags: &Flags, warnings: &mut Vec<String>) -> Result<AdminConfig, Confi
         token_file: flags.admin_token_file.as_deref(),
     };
     admin::read(&written, warnings)
+}
+
+/// Behind a proxy on the same host every stranger seems local: only a development relay has the pages there by itself.
+fn debug_access(flags: &Flags) -> Result<Option<DebugAccess>, ConfigError> {
+    let allow = listed(&flags.debug_allow);
+    let access = DebugAccess {
+        tailscale: switch("--debug-tailscale", flags.debug_tailscale.as_deref(), false)?,
+        trusted: admin::ranges("--debug-allow", allow, Cidr::parse_exact)?,
+        key_file: flags.debug_key_file.as_deref().map(|path| admin::debug_key("--debug-key-file", path)).transpose()?,
+    };
+    let there = switch("--debug-main", flags.debug_main.as_deref(), flags.dev)?;
+    if !there && access != DebugAccess::default() {
+        let text = "who may see /debug/ on the main listener is told, and it is not there: give --debug-main too";
+        return Err(ConfigError::Missing(text.into()));
+    }
+    Ok(there.then_some(access))
+}
+
+fn log_filter(flags: &Flags) -> Result<Option<String>, ConfigError> {
+    let Some(text) = flags.log.as_deref().map(str::trim).filter(|text| !text.is_empty()) else { return Ok(None) };
+    logging::check_filter(text).map_err(|problem| ConfigError::value("--log", text, problem))?;
+    Ok(Some(text.to_owned()))
 }
 
 fn listen(flags: &Flags) -> Result<Vec<ListenAddr>, ConfigError> {
@@ -252,21 +344,27 @@ fn once<T: PartialEq>(name: &str, text: &str, out: &mut Vec<T>, address: T) -> R
 }
 
 fn accept_limit(flags: &Flags) -> Result<Option<AcceptLimit>, ConfigError> {
-    let Some(text) = &flags.accept_limit else { return Ok(None) };
+    let Some(text) = &flags.accept_limit else {
+        return match &flags.accept_burst {
+            Some(_) => Err(ConfigError::Missing("--accept-burst counts only with --accept-limit: give both".into())),
+            None => Ok(None),
+        };
+    };
     let per_second = text.parse().ok().filter(|rate: &f64| rate.is_finite() && *rate > 0.0);
     let per_second = per_second.ok_or_else(|| ConfigError::value("--accept-limit", text, "give a number above 0"))?;
     let burst = match &flags.accept_burst {
-        Some(text) => count("--accept-burst", text, 1..=u64::MAX)?,
+        Some(text) => count("--accept-burst", text, 1..=i64::MAX as u64)?,
         None => per_second.ceil() as u64,
     };
     Ok(Some(AcceptLimit { per_second, burst }))
 }
 
 fn tls(flags: &Flags) -> Result<TlsMode, ConfigError> {
-    for name in &flags.hostname {
+    let hostname = listed(&flags.hostname);
+    for name in hostname {
         super::check_hostname("--hostname", name)?;
     }
-    let hostnames = || match &flags.hostname[..] {
+    let hostnames = || match hostname {
         [] if flags.dev => Ok(vec!["127.0.0.1".to_owned()]),
         [] => Err(ConfigError::Missing(
             "--hostname is missing: give the name or IP address that the certificate is for".into(),
@@ -277,18 +375,30 @@ fn tls(flags: &Flags) -> Result<TlsMode, ConfigError> {
     match flags.cert_mode.as_deref() {
         Some("none") => Ok(TlsMode::None),
         None if flags.dev => Ok(TlsMode::None),
-        Some("manual") => Ok(TlsMode::Manual { dir: dir(), hostnames: hostnames()?, make_if_absent: false }),
+        Some("manual") => {
+            let hostnames = hostnames()?;
+            let make_if_absent = switch("--cert-make", flags.cert_make.as_deref(), false)?;
+            if let Some(name) = hostnames.iter().find(|name| make_if_absent && name.parse::<IpAddr>().is_err()) {
+                let problem = "--cert-make makes certificates for IP addresses only";
+                return Err(ConfigError::value("--hostname", name, problem));
+            }
+            Ok(TlsMode::Manual { dir: dir(), hostnames, make_if_absent })
+        }
         Some("self-signed") => {
             let hostname = hostnames()?.into_iter().next();
             Ok(TlsMode::SelfSigned { hostname: hostname.expect("at least one name") })
         }
-        Some("acme") => acme(flags, hostnames()?, dir()),
+        Some("acme") => {
+            let ip_certs = switch("--acme-ip-certs", flags.acme_ip_certs.as_deref(), false)?;
+            let hostnames = if ip_certs { hostname.to_vec() } else { hostnames()? };
+            acme(flags, hostnames, dir(), ip_certs)
+        }
         Some(other) => Err(ConfigError::value("--cert-mode", other, CERT_MODES)),
         None => Err(ConfigError::Missing(format!("--cert-mode is missing: {CERT_MODES}"))),
     }
 }
 
-fn acme(flags: &Flags, hostnames: Vec<String>, dir: PathBuf) -> Result<TlsMode, ConfigError> {
+fn acme(flags: &Flags, hostnames: Vec<String>, dir: PathBuf, ip_certs: bool) -> Result<TlsMode, ConfigError> {
     let eab = match (&flags.acme_eab_kid, &flags.acme_eab_key_file) {
         (None, None) => None,
         (Some(kid), Some(path)) => {
@@ -305,15 +415,51 @@ fn acme(flags: &Flags, hostnames: Vec<String>, dir: PathBuf) -> Result<TlsMode, 
     Ok(TlsMode::Acme(Box::new(AcmeConfig {
         hostnames,
         dir,
-        directory: flags.acme_directory.clone().unwrap_or_else(|| super::LETS_ENCRYPT.to_owned()),
-        ca_file: flags.acme_ca_file.clone(),
+        directory: acme_directory("--acme-directory", flags.acme_directory.as_deref().unwrap_or(super::LETS_ENCRYPT))?,
+        ca_file: flags.acme_ca_file.as_deref().map(|path| roots("--acme-ca-file", path)).transpose()?,
         email: flags.acme_email.clone(),
         eab,
-        ip_certs: flags.acme_ip_certs,
+        ip_certs,
     })))
 }
 
+pub(super) fn acme_directory(name: &str, url: &str) -> Result<String, ConfigError> {
+    match url.strip_prefix("https://") {
+        Some(rest) if !rest.is_empty() && url.bytes().all(|b| b.is_ascii_graphic()) => Ok(url.to_owned()),
+        _ => Err(ConfigError::value(name, url, "give the https:// URL of an ACME directory")),
+    }
+}
+
+/// A file of certificates in PEM form, at least one.
+pub(super) fn roots(name: &str, path: &Path) -> Result<PathBuf, ConfigError> {
+    let problem = |problem: String| ConfigError::value(name, path.to_string_lossy(), problem);
+    let certificates = CertificateDer::pem_file_iter(path).map_err(|e| problem(format!("cannot be read: {e}")))?;
+    match certificates.collect::<Result<Vec<_>, _>>() {
+        Ok(found) if !found.is_empty() => Ok(path.to_owned()),
+        Ok(_) => Err(problem("holds no certificate in PEM form".into())),
+        Err(e) => Err(problem(format!("cannot be read: {e}"))),
+    }
+}
+
 const CERT_MODES: &str = "give acme or manual (with --hostname), self-signed, or none for plain HTTP";
+
+/// A list of one empty value is an empty list: so it can be written where a list comes as text.
+fn listed(values: &[String]) -> &[String] {
+    if matches!(values, [one] if one.is_empty()) { &[] } else { values }
+}
+
+/// An empty value is none: an environment variable may be set to nothing.
+pub(super) fn switch(flag: &str, text: Option<&str>, default: bool) -> Result<bool, ConfigError> {
+    match text {
+        None | Some("") => Ok(default),
+        Some(text) => go_values::parse_bool(text).ok_or_else(|| ConfigError::value(flag, text, "write true or false")),
+    }
+}
+
+fn duration(flag: &str, text: &str) -> Result<Duration, ConfigError> {
+    let time = go_values::parse_duration(text).and_then(go_values::GoDuration::non_negative);
+    time.ok_or_else(|| ConfigError::value(flag, text, "write a time such as 10m, 2s, 500ms or 0"))
+}
 
 fn optional_count(flag: &str, text: Option<&str>, range: RangeInclusive<usize>) -> Result<Option<usize>, ConfigError> {
     text.map(|text| count(flag, text, range)).transpose()
@@ -347,9 +493,8 @@ const QUEUE_BYTES: RangeInclusive<u32> = 1 << 16..=1 << 30;
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
-
     use super::super::AdminAddr;
+    use super::super::sources::{SourceError, Sources};
     use super::*;
 
     #[test]
@@ -386,6 +531,8 @@ mod tests {
         assert_eq!(config.listen, [tcp("[::]:1"), tcp("[::1]:2")]);
         assert_eq!(config.tls, TlsMode::SelfSigned { hostname: "127.0.0.1".into() });
         assert_eq!(config.key, KeySource::File("/k".into()));
+        let config = load_args(&["--cert-mode=none", "--key-file="]).unwrap().config;
+        assert_eq!(config.key, KeySource::Ephemeral);
     }
 
     #[test]
@@ -404,10 +551,23 @@ mod tests {
             "--max-clients=1000",
             "--max-clients-per-ip=10",
             "--log-format=json",
+            "--log=debug",
+            "--derp=false",
+            "--ace",
+            "--round-trips=false",
+            "--debug-main",
+            "--debug-tailscale",
+            "--debug-allow=10.0.0.0/8",
+            "--tcp-write-timeout=0",
+            "--tcp-user-timeout=1m",
+            "--tcp-keepalive-time=1500ms",
+            "--flush-time=5s",
+            "--stun-any",
+            "--takeover",
         ];
         let off = ["--stun-listen=", "--http-listen="];
         let admin = ["--admin-listen=:2112,unix:/a", "--admin-listen=[::1]:1", "--admin-allow=10.0.0.0/8,192.0.2.1"];
-        let Loaded { config, warnings } = load_args(&[&args[..], &off, &admin].concat()).unwrap();
+        let Loaded { config, warnings, .. } = load_args(&[&args[..], &off, &admin].concat()).unwrap();
         assert_eq!((config.admin.listen.len(), config.admin.allow.len()), (3, 2));
         assert!(load_args(&["--cert-mode=none", "--admin-listen="]).unwrap().config.admin.listen.is_empty());
         let hostnames = vec!["relay.example".to_owned(), "other.example".to_owned()];
@@ -418,6 +578,13 @@ mod tests {
         assert_eq!(config.queue, QueueLimits { packets: 64, bytes: 1 << 20 });
         assert_eq!((config.max_clients, config.max_clients_per_ip), (Some(1000), Some(10)));
         assert!(warnings.is_empty() && config.stun.listen.is_empty() && config.http.is_empty());
+        assert_eq!(config.log_filter.as_deref(), Some("debug"));
+        assert_eq!((config.derp, config.connect, config.round_trips, config.stun.any), (false, true, false, true));
+        let debug = config.debug_on_main.unwrap();
+        assert!(debug.tailscale && debug.allows("10.1.1.1".parse().unwrap()) && config.takeover.take);
+        let times = (Duration::ZERO, Duration::from_secs(60), Duration::from_millis(1500));
+        assert_eq!((config.tcp.write_timeout, config.tcp.user_timeout, config.tcp.keepalive_time), times);
+        assert_eq!(config.flush_on_stop, Duration::from_secs(5));
     }
 
     #[test]
@@ -438,6 +605,23 @@ mod tests {
             (&["--dev", "--http-listen=:1,"], "--http-listen \"\": the port is missing"),
             (&["--dev", "--trusted-proxy=here"], "--trusted-proxy \"here\": the length is missing"),
             (&["--dev", "--accept-limit=0"], "--accept-limit \"0\": give a number above 0"),
+            (&["--dev", "--accept-burst=1"], "--accept-burst counts only with --accept-limit"),
+            (&["--dev", "--derp=maybe"], "--derp \"maybe\": write true or false"),
+            (&["--dev", "--log=debgu"], "--log \"debgu\": \"debgu\" is not a level"),
+            (&["--dev", "--tcp-write-timeout=2"], "--tcp-write-timeout \"2\": write a time such as"),
+            (&["--dev", "--flush-time=-1s"], "--flush-time \"-1s\": write a time such as"),
+            (&["--cert-mode=none", "--debug-allow=10.0.0.1"], "who may see /debug/ on the main listener is told"),
+            (&["--dev", "--debug-key-file=/nowhere/k"], "--debug-key-file \"/nowhere/k\": cannot be read"),
+            (&["--cert-mode=manual", "--hostname=a.b", "--cert-make"], "--hostname \"a.b\": --cert-make makes"),
+            (
+                &["--cert-mode=acme", "--hostname=a.b", "--acme-directory=http://a"],
+                "--acme-directory \"http://a\": give",
+            ),
+            (
+                &["--cert-mode=acme", "--hostname=a.b", "--acme-ca-file=/dev/null"],
+                "--acme-ca-file \"/dev/null\": holds",
+            ),
+            (&["--cert-mode=acme", "--hostname=a.b", "--acme-ca-file=/no"], "--acme-ca-file \"/no\": cannot be read"),
             (&["--dev", "--accept-limit=1", "--accept-burst=0"], "--accept-burst \"0\": give a number from 1"),
             (&["--dev", "--home=here"], "--home \"here\": give an http://"),
             (&["--dev", "--drain-time=1h"], "--drain-time \"1h\": give a number from 0"),
@@ -463,12 +647,7 @@ mod tests {
         ListenAddr::Tcp(address.parse().unwrap())
     }
 
-    fn load_args(args: &[&str]) -> Result<Loaded, ConfigError> {
-        #[derive(clap::Parser)]
-        struct Cli {
-            #[command(flatten)]
-            flags: Flags,
-        }
-        load(&Cli::parse_from([&["derpring"], args].concat()).flags)
+    fn load_args(args: &[&str]) -> Result<Loaded, SourceError> {
+        Sources::new(args.iter().map(OsString::from), []).load()
     }
 }

@@ -15,13 +15,13 @@ use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
 use crate::config::LogFormat;
 pub use limiter::Limiter;
 
-/// Starts the log of this process. `DERPRING_LOG`, or else `RUST_LOG`, says what is logged: a level (`debug`), or
-/// levels by module (`info,derpring::edge=trace`). Without either: `info`.
+/// Starts the log of this process. `configured` says what is logged: a level (`debug`), or levels by module
+/// (`info,derpring::edge=trace`); without it `RUST_LOG` does. Without either: `info`.
 ///
 /// # Errors
 /// When the filter cannot be read, or the log was started before.
-pub fn init(format: LogFormat) -> Result<Log, LogError> {
-    let filter = filter(|name| env::var(name).ok())?;
+pub fn init(format: LogFormat, configured: Option<&str>) -> Result<Log, LogError> {
+    let filter = filter(configured, env::var("RUST_LOG").ok())?;
     let (writer, guard) = tracing_appender::non_blocking(io::stderr());
     let lost = writer.error_counter();
     let shown = filter.to_string();
@@ -83,6 +83,17 @@ impl Control {
     }
 }
 
+/// What would be logged where nothing is configured.
+pub fn default_filter() -> String {
+    env::var("RUST_LOG").ok().filter(|text| !text.is_empty()).unwrap_or_else(|| "info".to_owned())
+}
+
+/// # Errors
+/// What is wrong with a filter, and which forms there are.
+pub fn check_filter(text: &str) -> Result<(), String> {
+    parse(text).map(drop)
+}
+
 fn parse(text: &str) -> Result<EnvFilter, String> {
     const FORM: &str = "give error, warn, info, debug or trace, or levels by module such as info,derpring::edge=debug";
     // A word alone would be a module, and everything else be silent: that is more often a level misspelt.
@@ -99,20 +110,18 @@ fn parse(text: &str) -> Result<EnvFilter, String> {
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
     /// The operator's.
-    #[error("{name} {value:?}: {problem}")]
-    Filter { name: &'static str, value: String, problem: String },
+    #[error("RUST_LOG {value:?}: {problem}")]
+    Filter { value: String, problem: String },
     /// Ours.
     #[error("the log cannot start: {0}")]
     Started(#[from] TryInitError),
 }
 
-fn filter(env: impl Fn(&str) -> Option<String>) -> Result<EnvFilter, LogError> {
-    for name in ["DERPRING_LOG", "RUST_LOG"] {
-        if let Some(value) = env(name).filter(|value| !value.is_empty()) {
-            return parse(&value).map_err(|problem| LogError::Filter { name, value, problem });
-        }
-    }
-    Ok(EnvFilter::new("info"))
+fn filter(configured: Option<&str>, common: Option<String>) -> Result<EnvFilter, LogError> {
+    // What is configured was checked when it was read.
+    let value = configured.map(str::to_owned).or(common).filter(|value| !value.is_empty());
+    let value = value.unwrap_or_else(|| "info".to_owned());
+    parse(&value).map_err(|problem| LogError::Filter { value, problem })
 }
 
 #[cfg(test)]
@@ -120,17 +129,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn our_variable_comes_first_and_a_bad_one_is_named() {
-        let read = |ours: &'static str, common: &'static str| {
-            filter(move |name| Some(if name == "DERPRING_LOG" { ours } else { common }.to_owned()))
-        };
-        assert_eq!(read("debug", "warn").unwrap().to_string(), "debug");
-        assert_eq!(read("", "warn").unwrap().to_string(), "warn");
-        assert_eq!(filter(|_| None).unwrap().to_string(), "info");
-        let text = read("a=b=c", "").unwrap_err().to_string();
-        assert!(text.starts_with("DERPRING_LOG \"a=b=c\": "), "{text}");
-        let text = read("debgu", "").unwrap_err().to_string();
-        assert!(text.starts_with("DERPRING_LOG \"debgu\": \"debgu\" is not a level; give error, warn"), "{text}");
-        assert!(read("off,derpring::edge=trace", "").is_ok());
+    fn what_is_configured_comes_first_and_a_bad_filter_is_named() {
+        let read = |ours: Option<&str>, common: &str| filter(ours, Some(common.to_owned()));
+        assert_eq!(read(Some("debug"), "warn").unwrap().to_string(), "debug");
+        assert_eq!(read(None, "warn").unwrap().to_string(), "warn");
+        assert_eq!(read(None, "").unwrap().to_string(), "info");
+        assert_eq!(filter(None, None).unwrap().to_string(), "info");
+        let text = read(None, "a=b=c").unwrap_err().to_string();
+        assert!(text.starts_with("RUST_LOG \"a=b=c\": "), "{text}");
+        let text = check_filter("debgu").unwrap_err();
+        assert!(text.starts_with("\"debgu\" is not a level; give error, warn"), "{text}");
+        assert!(check_filter("off,derpring::edge=trace").is_ok());
     }
 }

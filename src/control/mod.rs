@@ -5,6 +5,7 @@ pub mod cores;
 pub mod logging;
 pub mod metrics;
 pub mod nofile;
+pub mod reload;
 pub mod signals;
 pub mod sockets;
 pub mod systemd;

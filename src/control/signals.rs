@@ -8,20 +8,20 @@ use std::thread;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::flag;
 use signal_hook::iterator::Signals;
-use tracing::{info, warn};
+use tracing::info;
 
 /// Calls `stop` on its own thread at each SIGTERM or SIGINT; it says whether the next one shall end the process at once,
-/// with the status that a shell expects, whatever state the process is in: that needs no thread. SIGHUP does not end it.
+/// with the status that a shell expects, whatever state the process is in: that needs no thread. SIGHUP calls `reload`.
 ///
 /// # Errors
 /// When the system gives no handler or thread.
-pub fn spawn(stop: impl FnMut() -> Next + Send + 'static) -> io::Result<()> {
+pub fn spawn(stop: impl FnMut() -> Next + Send + 'static, reload: impl Fn() + Send + 'static) -> io::Result<()> {
     let impatient = Arc::new(AtomicBool::new(false));
     for signal in [SIGTERM, SIGINT] {
         flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&impatient))?;
     }
     let signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
-    thread::Builder::new().name("signals".into()).spawn(move || obey(signals, &impatient, stop))?;
+    thread::Builder::new().name("signals".into()).spawn(move || obey(signals, &impatient, stop, reload))?;
     Ok(())
 }
 
@@ -34,10 +34,10 @@ pub enum Next {
     Kills,
 }
 
-fn obey(mut signals: Signals, impatient: &AtomicBool, mut stop: impl FnMut() -> Next) {
+fn obey(mut signals: Signals, impatient: &AtomicBool, mut stop: impl FnMut() -> Next, reload: impl Fn()) {
     for signal in signals.forever() {
         if signal == SIGHUP {
-            warn!("SIGHUP: reloading is not built yet, nothing changes; restart to read files again");
+            reload();
             continue;
         }
         let next = stop();

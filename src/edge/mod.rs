@@ -306,9 +306,9 @@ impl EdgeHandle {
         &self.stats
     }
 
-    /// Connections, requests and logins from now on are judged by this; whoever is in stays.
-    pub fn reconfigure(&self, live: Live) {
-        self.shared.live.store(Arc::new(live));
+    /// For whoever changes it while it runs.
+    pub fn reins(&self) -> Reins {
+        Reins { shared: Arc::clone(&self.shared) }
     }
 
     /// Begins to accept, if it was started without.
@@ -343,5 +343,17 @@ impl EdgeHandle {
             // A thread that panicked has said so.
             let _ = thread.join();
         }
+    }
+}
+
+/// Changes a running edge.
+pub struct Reins {
+    shared: Arc<Shared>,
+}
+
+impl Reins {
+    /// Connections, requests and logins from now on are judged by this; whoever is in stays.
+    pub fn reconfigure(&self, live: Live) {
+        self.shared.live.store(Arc::new(live));
     }
 }

@@ -1,7 +1,7 @@
 //! Who the relay is towards TLS clients: its certificates, and the meta certificate that carries its DERP key.
 
 mod certificates;
-mod files;
+pub mod files;
 mod made;
 mod meta;
 mod resolver;

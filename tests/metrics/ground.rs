@@ -40,6 +40,7 @@ pub fn ground(tls: bool) -> Ground {
             descriptors: 20_000,
         },
         build: Build { version: "1.2.3", backend: "io_uring", edge_backend: "epoll", tls },
+        reloads: Arc::default(),
         started: SystemTime::now() - UPTIME,
         memory_at_start: MEMORY_AT_START,
     });

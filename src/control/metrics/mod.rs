@@ -27,6 +27,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use crate::control::bootstrap_dns;
+use crate::control::reload;
 use crate::edge;
 use crate::stats::{Cell, DropReason, WorkerStats};
 use crate::stun;
@@ -46,6 +47,7 @@ pub struct Sources {
     pub bootstrap_dns: Arc<bootstrap_dns::Table>,
     pub limits: Limits,
     pub build: Build,
+    pub reloads: Arc<reload::Counts>,
     pub started: SystemTime,
     /// Resident bytes when the workers had started.
     pub memory_at_start: u64,
@@ -90,6 +92,8 @@ pub struct Totals {
 /// Reads all cells in one go and says what they were, in several forms.
 pub struct Collector {
     sources: Sources,
+    /// The one bound that may change while the relay runs.
+    max_clients: AtomicU64,
     /// The number of the next question.
     questions: AtomicU64,
     last: Mutex<Last>,
@@ -108,10 +112,19 @@ struct Last {
 impl Collector {
     pub fn new(sources: Sources) -> Self {
         let mut mean = QueueMean::new(sources.workers.len());
+        let max_clients = AtomicU64::new(sources.limits.max_clients);
         let pass = Arc::new(Pass::read(&sources, &mut mean));
         let exporter = Exporter::new(&pass);
         let last = Last { exporter, mean, answers_below: 0, pass, text: None };
-        Self { sources, questions: AtomicU64::new(0), last: Mutex::new(last) }
+        Self { sources, max_clients, questions: AtomicU64::new(0), last: Mutex::new(last) }
+    }
+
+    pub fn limit_clients(&self, max: u64) {
+        self.max_clients.store(max, Ordering::Relaxed);
+    }
+
+    pub fn max_clients(&self) -> u64 {
+        self.max_clients.load(Ordering::Relaxed)
     }
 
     /// The body of `/metrics`: one pass, which everybody who waits for it shares.
@@ -162,7 +175,8 @@ impl Collector {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if question >= last.answers_below {
             last.answers_below = self.questions.load(Ordering::Relaxed);
-            let pass = Pass::read(&self.sources, &mut last.mean);
+            let mut pass = Pass::read(&self.sources, &mut last.mean);
+            pass.limits.max_clients = self.max_clients();
             last.pass = Arc::new(pass);
             last.text = None;
         }

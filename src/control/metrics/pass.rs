@@ -34,6 +34,10 @@ pub struct Pass {
     pub write_frames: Distribution,
     pub process: Process,
     pub limits: Limits,
+    /// Taken over, refused.
+    pub reloads: [u64; 2],
+    /// When, in seconds since 1970.
+    pub last_reload: u64,
     pub build: Build,
     pub started: SystemTime,
     pub uptime: Duration,
@@ -192,6 +196,8 @@ impl Pass {
             write_frames: write_frames(&sources.workers),
             process: Process::read(),
             limits: sources.limits,
+            reloads: [sources.reloads.taken_over.get(), sources.reloads.refused.get()],
+            last_reload: sources.reloads.last.get(),
             build: sources.build.clone(),
             started: sources.started,
             uptime,

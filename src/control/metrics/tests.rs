@@ -20,6 +20,7 @@ fn sources(workers: usize) -> Sources {
             descriptors: 4096,
         },
         build: Build { version: "1.2.3", backend: "io_uring", edge_backend: "epoll", tls: true },
+        reloads: Arc::default(),
         started: SystemTime::now(),
         memory_at_start: 1 << 20,
     }

@@ -45,7 +45,7 @@ pub(super) fn load(provider: &CryptoProvider, dir: &Path, hostname: &str) -> Res
 }
 
 /// derper drops every other character, and so the colons of an IPv6 address.
-pub(super) fn names(dir: &Path, hostname: &str) -> (PathBuf, PathBuf) {
+pub fn names(dir: &Path, hostname: &str) -> (PathBuf, PathBuf) {
     let name: String = hostname.chars().filter(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-')).collect();
     (dir.join(format!("{name}.crt")), dir.join(format!("{name}.key")))
 }

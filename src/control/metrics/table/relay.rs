@@ -9,6 +9,9 @@ const REASON: Split = Split {
     values: || CloseReason::ALL.iter().map(|reason| reason.as_str()).collect(),
 };
 
+/// In the order of the cells.
+const RESULT: Split = Split { label: "result", count: 2, values: || vec!["taken_over", "refused"] };
+
 pub static SERIES: &[Series] = &[
     counter(
         "derpring_sessions_ended_total",
@@ -35,6 +38,23 @@ pub static SERIES: &[Series] = &[
         "",
         "Alert on the sum of derpring_edge_half_open divided by it.",
         Source::Relay(|p| p.limits.half_open.into()),
+    ),
+    counter(
+        "derpring_reloads_total",
+        Unit::Count,
+        "Times that the configuration was read again, by result.",
+        "At SIGHUP, and when one of its files changes. refused: something in it cannot be used, and all stays as it was; \
+         with certificates alone, those stay and the rest counts.",
+        "refused: the log says what to mend, and in which file. Until then a restart would fail.",
+        Source::RelayBy(RESULT, |p, result| p.reloads[result]),
+    ),
+    gauge(
+        "derpring_last_reload_timestamp_seconds",
+        Unit::Seconds,
+        "When the configuration was last read again with success, in seconds since 1970.",
+        "Zero until the first time after the start.",
+        "Older than a change that was made: the relay has not seen it, or has refused it.",
+        Source::Relay(|p| p.last_reload.into()),
     ),
     gauge(
         "derpring_build_info",
