@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::thread;
+use std::time::Instant;
 
 use derpring::driver::sim::Random;
 use derpring::limits;
@@ -189,6 +190,25 @@ fn what_is_no_udp_socket_is_refused() {
     let (stream, _) = std::os::unix::net::UnixStream::pair().unwrap();
     let socket = UdpSocket::from(std::os::fd::OwnedFd::from(stream));
     assert!(Stun::start(vec![socket], Clients::Any, Arc::default()).is_err());
+}
+
+/// Whoever shares a socket can shut it down. It is then always ready and never has anything: that must neither take a
+/// core nor keep another socket from being served.
+#[test]
+fn a_socket_that_was_shut_down_rests_and_others_are_served() {
+    let begin = Instant::now();
+    let server = Server::start(&["127.0.0.1:0", "127.0.0.1:0"], Clients::Tailscale);
+    let asker = client("127.0.0.1:0");
+    let both = &server.addresses;
+    both.iter().for_each(|address| drop(ask(&asker, &TAILNODE, *address)));
+    // It says that it is not connected, and does it all the same.
+    let _ = socket2::SockRef::from(&server.stun.as_ref().unwrap().sockets()[0]).shutdown(std::net::Shutdown::Both);
+    expect("the dead socket to be noticed", || server.stats.read_errors.get() > 0);
+    for _ in 0..200 {
+        ask(&asker, &TAILNODE, both[1]);
+    }
+    let errors = server.stats.read_errors.get();
+    assert!(errors <= 2 + begin.elapsed().as_secs(), "{errors} errors: one a second, not thousands");
 }
 
 #[test]
