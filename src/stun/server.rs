@@ -10,6 +10,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tracing::warn;
 
 use crate::control::logging::Limiter;
+use crate::driver::Nanos;
 use crate::driver::socket::monotonic;
 use crate::driver::udp::{Batch, Datagram};
 use crate::driver::wake::WakeHandle;
@@ -47,21 +48,32 @@ impl Server {
     /// Until `end` is rung.
     pub fn run(mut self, sockets: &[UdpSocket], end: &WakeHandle) {
         let ends = end.fd();
-        let mut polled = vec![PollFd::from_borrowed_fd(ends, PollFlags::IN)];
-        polled.extend(sockets.iter().map(|socket| PollFd::new(socket, PollFlags::IN)));
+        let mut seats: Vec<Seat<'_>> = sockets.iter().map(|socket| Seat { socket, rests_until: 0 }).collect();
+        let mut polled = Vec::with_capacity(1 + seats.len());
         loop {
+            let now = monotonic();
+            let wake = seats.iter().map(|seat| seat.rests_until).filter(|until| *until > now).min();
+            let wait = wake.map(|until| timespec(until - now));
+            polled.clear();
+            polled.push(PollFd::from_borrowed_fd(ends, PollFlags::IN));
+            polled.extend(
+                seats.iter().filter(|seat| seat.is_awake(now)).map(|seat| PollFd::new(seat.socket, PollFlags::IN)),
+            );
             // Interrupted, or out of memory: looking at all sockets is right in any case.
-            let all = poll(&mut polled, None).is_err();
+            let all = poll(&mut polled, wait.as_ref()).is_err();
             if !polled[0].revents().is_empty() {
                 return;
             }
-            for (socket, polled) in sockets.iter().zip(&polled[1..]) {
-                if (all || !polled.revents().is_empty())
-                    && let Err(error) = self.serve(socket)
-                {
-                    self.failed(socket, &error);
-                    // A socket that fails at once every time must not take a core.
-                    rest(end, STUN_REST);
+            for (seat, polled) in seats.iter_mut().filter(|seat| seat.is_awake(now)).zip(&polled[1..]) {
+                if !all && polled.revents().is_empty() {
+                    continue;
+                }
+                let served = self.serve(seat.socket);
+                // Somebody who has the same socket has shut it down: there is always "something", and never anything.
+                let over = polled.revents().contains(PollFlags::HUP).then(|| io::ErrorKind::NotConnected.into());
+                if let Some(error) = served.err().or(over) {
+                    self.failed(seat.socket, &error);
+                    seat.rests_until = monotonic() + STUN_REST.as_nanos() as Nanos;
                 }
             }
         }
@@ -126,10 +138,20 @@ impl Server {
     }
 }
 
-/// For so long, or until `end` is rung.
-fn rest(end: &WakeHandle, time: Duration) {
-    let ends = end.fd();
-    let time = Timespec { tv_sec: time.as_secs() as _, tv_nsec: time.subsec_nanos().into() };
-    // However it ends, whoever rested looks for the end next.
-    let _ = poll(&mut [PollFd::from_borrowed_fd(ends, PollFlags::IN)], Some(&time));
+/// A socket, which rests for a while when it fails: one that fails at once every time must not take a core, nor the
+/// others their turns.
+struct Seat<'a> {
+    socket: &'a UdpSocket,
+    rests_until: Nanos,
+}
+
+impl Seat<'_> {
+    fn is_awake(&self, now: Nanos) -> bool {
+        self.rests_until <= now
+    }
+}
+
+fn timespec(nanos: Nanos) -> Timespec {
+    let time = Duration::from_nanos(nanos);
+    Timespec { tv_sec: time.as_secs() as _, tv_nsec: time.subsec_nanos().into() }
 }

@@ -60,7 +60,7 @@ fn derpers_flags_start_it_beside_the_main_listener() {
     ask(&client("127.0.0.1:0"), &TAILNODE, addresses[0]);
 }
 
-/// derper logs a line and runs without STUN; nobody reads that line.
+/// derper runs without STUN then, and says nothing.
 #[test]
 fn a_port_that_is_taken_is_an_error_at_start() {
     let taken = UdpSocket::bind("127.0.0.1:0").unwrap();

@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::thread;
+use std::time::Instant;
 
 use derpring::driver::sim::Random;
 use derpring::limits;
@@ -19,7 +20,7 @@ fn each_family_is_told_its_own_address() {
     let four = client("127.0.0.1:0");
     let answer = ask(&four, &TAILNODE, (Ipv4Addr::LOCALHOST, server.addresses[0].port()));
     assert_eq!((mapped(&answer), answer.len()), (four.local_addr().unwrap(), 32));
-    assert_eq!(server.stats.requests[StunResult::Answered as usize][0].get(), 1);
+    server.expect_families(StunResult::Answered, [1, 0]);
     if !has_ipv6() {
         return leave_out("each_family_is_told_its_own_address", "there is no IPv6 here", "DERPRING_REQUIRE_IPV6");
     }
@@ -31,8 +32,7 @@ fn each_family_is_told_its_own_address() {
     let six = client("[::1]:0");
     let answer = ask(&six, &TAILNODE, (Ipv6Addr::LOCALHOST, port));
     assert_eq!((mapped(&answer), answer.len()), (six.local_addr().unwrap(), 44));
-    let [four, six] = &both.stats.requests[StunResult::Answered as usize];
-    assert_eq!((four.get(), six.get()), (1, 1));
+    both.expect_families(StunResult::Answered, [1, 1]);
 }
 
 #[test]
@@ -191,6 +191,25 @@ fn what_is_no_udp_socket_is_refused() {
     assert!(Stun::start(vec![socket], Clients::Any, Arc::default()).is_err());
 }
 
+/// Whoever shares a socket can shut it down. It is then always ready and never has anything: that must neither take a
+/// core nor keep another socket from being served.
+#[test]
+fn a_socket_that_was_shut_down_rests_and_others_are_served() {
+    let begin = Instant::now();
+    let server = Server::start(&["127.0.0.1:0", "127.0.0.1:0"], Clients::Tailscale);
+    let asker = client("127.0.0.1:0");
+    let both = &server.addresses;
+    both.iter().for_each(|address| drop(ask(&asker, &TAILNODE, *address)));
+    // It says that it is not connected, and does it all the same.
+    let _ = socket2::SockRef::from(&server.stun.as_ref().unwrap().sockets()[0]).shutdown(std::net::Shutdown::Both);
+    expect("the dead socket to be noticed", || server.stats.read_errors.get() > 0);
+    for _ in 0..200 {
+        ask(&asker, &TAILNODE, both[1]);
+    }
+    let errors = server.stats.read_errors.get();
+    assert!(errors <= 2 + begin.elapsed().as_secs(), "{errors} errors: one a second, not thousands");
+}
+
 #[test]
 fn it_stops_in_the_middle_of_a_flood() {
     let mut server = Server::start(&["127.0.0.1:0"], Clients::Any);
@@ -213,6 +232,13 @@ fn it_stops_in_the_middle_of_a_flood() {
 }
 
 impl Server {
+    /// An answer is counted a moment after it has been sent.
+    #[track_caller]
+    fn expect_families(&self, result: StunResult, wanted: [u64; 2]) {
+        let families = || self.stats.requests[result as usize].each_ref().map(|cell| cell.get());
+        expect(&format!("{wanted:?} that are {result}, by family"), || families() == wanted);
+    }
+
     fn expect_some(&self, result: StunResult) {
         expect(&format!("something that is {result}"), || self.stats.count(result) > 0);
     }

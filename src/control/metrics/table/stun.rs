@@ -27,7 +27,7 @@ pub static SERIES: &[Series] = &[
         "derpring_stun_read_errors_total",
         Unit::Count,
         "Receives on a STUN socket that failed.",
-        "All STUN sockets rest for a second after each.",
+        "The socket rests for a second after each.",
         "The kernel is short of memory, or the interface is gone: the log says which error it is.",
         Source::Relay(|p| p.stun.read_errors.into()),
     ),
