@@ -9,7 +9,8 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tracing::info;
 
 use crate::admin::{self, About, Admin};
-use crate::config::{AdminAddr, Backend, Config, KeySource, ListenAddr, TcpOptions, TlsMode, keys};
+use crate::config::{AcmeConfig, AdminAddr, Backend, Config, KeySource, ListenAddr, TcpOptions, TlsMode, keys};
+use crate::control::acme::{self, Acme};
 use crate::control::logging::Control;
 use crate::control::metrics::{self, Collector};
 use crate::control::{cores, nofile, signals};
@@ -48,6 +49,8 @@ pub enum StartError {
     Workers(io::Error),
     #[error(transparent)]
     Edge(#[from] edge::StartError),
+    #[error(transparent)]
+    Acme(#[from] acme::StartError),
     #[error("cannot handle signals: {0}")]
     Signals(io::Error),
 }
@@ -88,6 +91,7 @@ pub struct Relay {
     config: Config,
     edge: edge::EdgeHandle,
     admin: Admin,
+    acme: Option<Acme>,
     crew: Arc<Crew>,
     threads: Threads,
     addresses: Vec<SocketAddr>,
@@ -133,6 +137,8 @@ impl Relay {
         let memory_at_start = metrics::resident_bytes();
         let mut edge_config = EdgeConfig::new(listeners, Arc::new(Keys::new(*key.as_bytes())));
         edge_config.tls = tls.as_ref().map(|tls| Arc::clone(&tls.config));
+        edge_config.certificates = tls.as_ref().map(|tls| tls.certificates.clone());
+        let acme = start_acme(&config, tls.as_ref(), &addresses)?;
         edge_config.mesh_key = config.mesh_key.as_ref().map(|k| k.0);
         edge_config.live = live(&config);
         let (desk, questions) = tokio::sync::mpsc::channel(limits::DEBUG_QUESTIONS);
@@ -200,7 +206,7 @@ impl Relay {
             max_clients,
         };
         eprintln!("{block}");
-        Ok(Self { config, edge, admin, crew, threads, addresses })
+        Ok(Self { config, edge, admin, acme, crew, threads, addresses })
     }
 
     /// Where it listens.
@@ -214,6 +220,9 @@ impl Relay {
         // Whoever asks whether to send clients here is told first, and until the end.
         self.admin.stopping();
         self.edge.stop_accepting();
+        if let Some(acme) = self.acme {
+            acme.stop();
+        }
         // The edge ends first: what it hands over after the workers have ended would be nobody's.
         self.edge.join();
         self.crew.pool.stop(self.config.flush_on_stop, RECONNECT_SPREAD);
@@ -226,6 +235,22 @@ impl Relay {
         self.admin.end();
         info!(seconds = began.elapsed().as_secs_f32(), "stopped");
     }
+}
+
+fn start_acme(
+    config: &Config,
+    tls: Option<&identity::Loaded>,
+    addresses: &[SocketAddr],
+) -> Result<Option<Acme>, StartError> {
+    let (TlsMode::Acme(acme), Some(tls)) = (&config.tls, tls) else { return Ok(None) };
+    let parts = acme::Parts {
+        config: AcmeConfig::clone(acme),
+        certificates: tls.certificates.clone(),
+        listening: addresses.iter().map(SocketAddr::ip).collect(),
+        http: !config.http.is_empty(),
+        pace: acme::Pace::default(),
+    };
+    Ok(Some(Acme::start(parts)?))
 }
 
 fn live(config: &Config) -> edge::Live {

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::io;
-use std::net::{Shutdown, SocketAddr};
+use std::net::{IpAddr, Shutdown, SocketAddr};
 use std::os::fd::OwnedFd;
 
 use socket2::SockRef;
@@ -77,6 +77,10 @@ impl Stream for TcpStream {
             }
         }
         (Ok(()), buf)
+    }
+
+    fn local_ip(&self) -> Option<IpAddr> {
+        self.local_addr().ok().map(|address| address.ip())
     }
 
     fn shutdown(&self, how: Shutdown) {
