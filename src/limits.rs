@@ -42,6 +42,41 @@ pub const HANDSHAKE_IN_MAX: usize = 64 * 1024;
 /// A certificate with its chain, or a key, in a file. Long chains are 16 KiB.
 pub const CERTIFICATE_FILE_MAX: u64 = 1 << 20;
 
+/// A file of trusted roots: all authorities of the world are 250 KiB.
+pub const ROOTS_FILE_MAX: u64 = 16 << 20;
+
+/// Life of the key that session tickets are sealed with. It opens tickets as long again, then it is gone, and whoever
+/// takes it afterwards from our memory finds nothing to open.
+pub const TICKET_KEY_LIFE: Duration = Duration::from_secs(6 * 60 * 60);
+
+/// First and longest wait after an authority has given no certificate. Authorities allow five failures an hour.
+pub const ACME_RETRY: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(60 * 60));
+
+/// The longest that we let an authority tell us to wait: a certificate that is still to be renewed lives that long.
+pub const ACME_RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// One order, from the account to the certificate (the reference's budget).
+pub const ACME_ORDER: Duration = Duration::from_secs(3 * 60);
+
+/// One answer of an authority.
+pub const ACME_ANSWER: Duration = Duration::from_secs(30);
+
+/// Bytes of one answer of an authority: a certificate with its chain is the largest.
+pub const ACME_ANSWER_MAX: usize = 1 << 20;
+
+/// Times that one request is made anew because the authority did not like its nonce.
+pub const ACME_NONCES: usize = 8;
+
+/// Nothing that an authority says makes us ask for the same certificate more often.
+pub const ACME_BETWEEN: Duration = Duration::from_secs(60 * 60);
+
+/// How often an authority is asked when it wants a certificate renewed, unless it says so itself, within this.
+pub const ACME_ADVICE: (Duration, Duration) = (Duration::from_secs(60 * 60), Duration::from_secs(24 * 60 * 60));
+
+/// Addresses of this host that certificates are asked for. Whoever routes whole networks to a host must not be able to
+/// make it ask for thousands.
+pub const ACME_ADDRESSES_MAX: usize = 16;
+
 /// How long an HTTP connection that we end may take to end on its side, so that our last words are not lost to a reset.
 pub const LINGER: Duration = Duration::from_millis(500);
 

@@ -13,7 +13,8 @@ use std::{fmt, io};
 use tracing::{info, warn};
 
 use crate::admin::{self, About, Admin};
-use crate::config::{AdminAddr, Backend, Config, KeySource, ListenAddr, Loaded, TlsMode, keys};
+use crate::config::{AcmeConfig, AdminAddr, Backend, Config, KeySource, ListenAddr, Loaded, TlsMode, keys};
+use crate::control::acme::{self, Acme};
 use crate::control::bootstrap_dns;
 use crate::control::logging::Control;
 use crate::control::metrics::{self, Collector};
@@ -81,6 +82,8 @@ pub enum StartError {
     Edge(#[from] edge::StartError),
     #[error("cannot start the reload thread: {0}")]
     Reload(io::Error),
+    #[error(transparent)]
+    Acme(#[from] acme::StartError),
     #[error("cannot handle signals: {0}")]
     Signals(io::Error),
 }
@@ -129,6 +132,7 @@ pub struct Relay {
     config: Config,
     edge: edge::EdgeHandle,
     admin: Admin,
+    acme: Option<Acme>,
     crew: Arc<Crew>,
     threads: Threads,
     addresses: Vec<SocketAddr>,
@@ -199,6 +203,9 @@ impl Relay {
         edge_config.http = http;
         edge_config.bootstrap_dns = bootstrap_dns.clone();
         edge_config.tls = tls.as_ref().map(|tls| Arc::clone(&tls.config));
+        edge_config.certificates = tls.as_ref().map(|tls| tls.certificates.clone());
+        let acme = start_acme(&config, tls.as_ref(), &addresses)?;
+        edge_config.challenges = acme.as_ref().map(Acme::challenges);
         edge_config.mesh_key = config.mesh_key.as_ref().map(|k| k.0);
         edge_config.live = live(&config, max_clients);
         let (debug, questions) = tokio::sync::mpsc::channel(limits::DEBUG_QUESTIONS);
@@ -297,6 +304,7 @@ impl Relay {
             edge,
             admin,
             stun,
+            acme,
             crew,
             threads,
             addresses,
@@ -337,6 +345,22 @@ impl Relay {
 fn start_stun(config: &Config, sockets: Vec<UdpSocket>, stats: Arc<stun::Stats>) -> io::Result<Option<Stun>> {
     let clients = if config.stun.any { stun::Clients::Any } else { stun::Clients::Tailscale };
     if sockets.is_empty() { Ok(None) } else { Stun::start(sockets, clients, stats).map(Some) }
+}
+
+fn start_acme(
+    config: &Config,
+    tls: Option<&identity::Loaded>,
+    addresses: &[SocketAddr],
+) -> Result<Option<Acme>, StartError> {
+    let (TlsMode::Acme(acme), Some(tls)) = (&config.tls, tls) else { return Ok(None) };
+    let parts = acme::Parts {
+        config: AcmeConfig::clone(acme),
+        certificates: tls.certificates.clone(),
+        listening: addresses.iter().map(SocketAddr::ip).collect(),
+        http: !config.http.is_empty(),
+        pace: acme::Pace::default(),
+    };
+    Ok(Some(Acme::start(parts)?))
 }
 
 fn live(config: &Config, max_clients: usize) -> edge::Live {

@@ -98,6 +98,8 @@ reasons! {
         UntrustedProxy => "untrusted_proxy",
         /// Peer: a plain HTTP exchange that ended without an upgrade.
         HttpDone => "http_done",
+        /// Peer: an authority that has seen its TLS-ALPN-01 challenge.
+        AcmeChallenge => "acme_challenge",
         /// Peer: ClientInfo is malformed or does not open.
         BadLogin => "bad_login",
         /// Peer: not logged in within the deadline.

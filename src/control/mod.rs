@@ -1,5 +1,7 @@
-//! What surrounds a relay on its host: its log, its signals, its sockets, the cores and descriptors that it may use.
+//! What surrounds a relay on its host: its log, its signals, its sockets, its certificate authority, the cores and
+//! descriptors that it may use.
 
+pub mod acme;
 pub mod bootstrap_dns;
 pub mod cores;
 pub mod logging;

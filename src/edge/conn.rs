@@ -19,6 +19,7 @@ use crate::proto::login::{Login, client_info_len};
 use crate::proto::ws::CloseCode;
 use crate::stats::CloseReason;
 use crate::tls::handshake::{Handshake, HandshakeError, Step};
+use crate::tls::identity::Choice;
 use crate::worker::bridge::{Handover, Identity};
 
 /// Ends when the connection has, or has gone to its worker. Counted once, either way.
@@ -111,13 +112,17 @@ async fn secure<H: Host>(
         edge.stats.handshakes_failed.add(1);
         return Err(refuse(edge, wire, http::PLAIN_ON_TLS, CloseReason::Handshake).await);
     }
-    let mut handshake = Handshake::new(config.clone()).map_err(|_| CloseReason::Internal)?;
+    let (config, challenge) = choose(edge, wire, config).await?;
+    let mut handshake = Handshake::new(config).map_err(|_| CloseReason::Internal)?;
     loop {
         match handshake.advance(&mut wire.wire_in, &mut wire.out) {
             Ok(Step::NeedInput) => wire.read().await?,
             Ok(Step::Done(established)) => {
                 edge.stats.count_handshake(established.version);
                 wire.transport = established.transport;
+                if challenge {
+                    return Err(refuse(edge, wire, &[], CloseReason::AcmeChallenge).await);
+                }
                 wire.plain_in = established.plain;
                 return wire.open().await;
             }
@@ -129,6 +134,24 @@ async fn secure<H: Host>(
                 };
                 return Err(refuse(edge, wire, &[], reason).await);
             }
+        }
+    }
+}
+
+/// What the handshake runs with, and whether it is an authority's look at a challenge.
+async fn choose<H: Host>(
+    edge: &Edge<H>,
+    wire: &mut Wire<H::Stream>,
+    usual: &Arc<rustls::ServerConfig>,
+) -> Result<(Arc<rustls::ServerConfig>, bool), CloseReason> {
+    let Some(certificates) = &edge.shared.certificates else { return Ok((usual.clone(), false)) };
+    let local = if certificates.depend_on_address() { wire.guest.stream.local_ip() } else { None };
+    loop {
+        match certificates.choose(usual, &wire.wire_in, local) {
+            Choice::Later => wire.read().await?,
+            Choice::Usual => return Ok((usual.clone(), false)),
+            Choice::Address(config) => return Ok((config, false)),
+            Choice::Challenge(config) => return Ok((config, true)),
         }
     }
 }

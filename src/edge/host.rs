@@ -4,7 +4,7 @@
 //! may be dropped before it is done: a read ends by shutting its socket down.
 
 use std::io;
-use std::net::{Shutdown, SocketAddr};
+use std::net::{IpAddr, Shutdown, SocketAddr};
 use std::os::fd::OwnedFd;
 
 use super::entrance::Listening;
@@ -31,6 +31,9 @@ pub(super) trait Stream: 'static {
     async fn read(&self, buf: Vec<u8>) -> (io::Result<usize>, Vec<u8>);
 
     async fn write_all(&self, buf: Vec<u8>) -> (io::Result<()>, Vec<u8>);
+
+    /// The address that the peer connected to.
+    fn local_ip(&self) -> Option<IpAddr>;
 
     /// Also ends operations that are in flight, with `Shutdown::Both`.
     fn shutdown(&self, how: Shutdown);

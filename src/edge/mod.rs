@@ -39,6 +39,7 @@ use crate::limits;
 use crate::proto::http::{Challenges, Site};
 use crate::proto::key::NodeKey;
 use crate::proto::login::Keys;
+use crate::tls::identity::Certificates;
 use crate::worker::bridge::{Event, Handover};
 use admit::Admission;
 use connect::{Lookup, Tunnels};
@@ -88,6 +89,8 @@ pub struct EdgeConfig {
     pub open: bool,
     /// `None`: plain HTTP. Must allow secrets to be extracted.
     pub tls: Option<Arc<rustls::ServerConfig>>,
+    /// Where `tls` is not the whole answer: challenges of authorities, certificates by address.
+    pub certificates: Option<Certificates>,
     pub keys: Arc<Keys>,
     pub mesh_key: Option<[u8; 32]>,
     pub live: Live,
@@ -117,6 +120,7 @@ impl EdgeConfig {
             http: Vec::new(),
             open: true,
             tls: None,
+            certificates: None,
             keys,
             mesh_key: None,
             live: Live {
@@ -168,6 +172,7 @@ pub fn start(config: EdgeConfig, workers: Arc<dyn Workers>) -> Result<EdgeHandle
     let half_open = HalfOpen::new(config.half_open_max, config.half_open_max_per_ip, edges);
     let shared = Arc::new(Shared {
         tls: config.tls,
+        certificates: config.certificates,
         hello: Hello::new(&config.keys),
         keys: config.keys,
         mesh_key: config.mesh_key,

@@ -30,6 +30,7 @@ use crate::limits;
 use crate::proto::http;
 use crate::proto::login::Keys;
 use crate::stats::CloseReason;
+use crate::tls::identity::Certificates;
 
 /// How often places of ended sessions are taken back when nobody logs in.
 const TICK: Duration = Duration::from_secs(1);
@@ -53,6 +54,7 @@ impl Hello {
 /// What all edges have in common.
 pub(super) struct Shared {
     pub tls: Option<Arc<rustls::ServerConfig>>,
+    pub certificates: Option<Certificates>,
     pub keys: Arc<Keys>,
     pub hello: Hello,
     pub mesh_key: Option<[u8; 32]>,

@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::io;
-use std::net::{Shutdown, SocketAddr};
+use std::net::{IpAddr, Shutdown, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::task::{Poll, Waker};
 
@@ -122,6 +122,10 @@ impl Stream for TcpStream {
             }
         }
         (Ok(()), buf)
+    }
+
+    fn local_ip(&self) -> Option<IpAddr> {
+        self.local_addr().ok().map(|address| address.ip())
     }
 
     fn shutdown(&self, how: Shutdown) {

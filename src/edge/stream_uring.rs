@@ -6,13 +6,14 @@
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::io::{self, Write};
-use std::net::{Shutdown, SocketAddr};
+use std::net::{IpAddr, Shutdown, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::{DupFlags, Errno, dup3, fcntl_dupfd_cloexec, ioctl_fionbio};
+use socket2::SockRef;
 use tokio::io::unix::AsyncFd;
 use tokio_uring::buf::BoundedBuf;
 use tokio_uring::net::TcpStream;
@@ -192,6 +193,11 @@ impl Stream for TcpStream {
 
     async fn write_all(&self, buf: Vec<u8>) -> (io::Result<()>, Vec<u8>) {
         TcpStream::write_all(self, buf).await
+    }
+
+    fn local_ip(&self) -> Option<IpAddr> {
+        let address = SockRef::from(&of_uring_stream(self)).local_addr().ok()?;
+        address.as_socket().map(|address| address.ip())
     }
 
     fn shutdown(&self, how: Shutdown) {

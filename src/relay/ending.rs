@@ -46,6 +46,9 @@ impl Relay {
         self.threads.join();
         while self.crew.pop_event().is_some() {}
         self.admin.end();
+        if let Some(acme) = self.acme {
+            acme.stop();
+        }
         info!(seconds = began.elapsed().as_secs_f32(), "stopped");
     }
 

@@ -10,7 +10,7 @@ use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, UnbufferedStatus};
 use rustls::{ProtocolVersion, ServerConfig};
 
-use super::{RecordLayer, Tls12, Transport, record, tls12};
+use super::{Alert, RecordLayer, Tls12, Transport, record, tls12};
 use crate::limits;
 
 /// Why a handshake failed.
@@ -117,7 +117,9 @@ impl Handshake {
                     if is_too_old(wire_in) {
                         out.extend_from_slice(&PROTOCOL_VERSION);
                     } else {
+                        let begin = out.len();
                         collect_alert(conn, out);
+                        blame_ourselves(&mut out[begin..]);
                     }
                     return Err(HandshakeError::Peer(error));
                 }
@@ -183,6 +185,15 @@ fn next_record(wire: &[u8]) -> Option<usize> {
 const RECORD_KINDS: std::ops::RangeInclusive<u8> = 20..=23;
 /// TLS 1.2 has the larger one.
 const MAX_RECORD_BODY: usize = (1 << 14) + 2048;
+
+/// Without a certificate to show, rustls says access_denied (which nothing else here makes it say), as if the client had
+/// done wrong. The reference says internal_error, and clients try again.
+fn blame_ourselves(alert: &mut [u8]) {
+    const ACCESS_DENIED: u8 = 49;
+    if let [21, 3, _, 0, 2, 2, description @ ACCESS_DENIED] = alert {
+        *description = Alert::InternalError as u8;
+    }
+}
 
 /// Only while something is queued: then rustls answers without a look at its input. With a handshake message half
 /// read it would index into the empty slice, and a stranger could end the process.

@@ -1,6 +1,7 @@
 //! Who the relay is towards TLS clients: its certificates, and the meta certificate that carries its DERP key.
 
 mod certificates;
+mod choice;
 pub mod files;
 mod made;
 mod meta;
@@ -9,17 +10,23 @@ mod resolver;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::crypto::CryptoProvider;
+use rustls::crypto::GetRandomFailed;
 use rustls::crypto::aws_lc_rs;
-use rustls::pki_types::CertificateDer;
-use rustls::server::NoServerSessionStorage;
+use rustls::server::{NoServerSessionStorage, ProducesTickets, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
+use rustls::ticketer::TicketRotator;
 use rustls::{Error as TlsError, ServerConfig};
 use tracing::info;
 
 use crate::config::TlsMode;
+use crate::limits;
 pub use certificates::{Certificates, Reloaded};
+pub use choice::{Choice, OpenChallenge};
+pub use files::is_for;
+pub use made::P256;
 use resolver::Resolver;
 
 /// What TLS connections are accepted with.
@@ -71,29 +78,74 @@ pub enum IdentityError {
 }
 
 fn server_config(provider: Arc<CryptoProvider>, resolver: Resolver) -> Result<ServerConfig, IdentityError> {
-    let failed = |e: TlsError| IdentityError::Crypto { what: "the TLS configuration", problem: e.to_string() };
+    let mut config = handshake_config(provider, Arc::new(resolver))?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    // Resumption by ticket needs no memory here, and one ticket is all that a relay's client could use.
+    config.ticketer = tickets(limits::TICKET_KEY_LIFE).map_err(failed)?;
+    config.send_tls13_tickets = 1;
+    Ok(config)
+}
+
+fn handshake_config(
+    provider: Arc<CryptoProvider>,
+    resolver: Arc<dyn ResolvesServerCert>,
+) -> Result<ServerConfig, IdentityError> {
     // Cipher suites and groups are the provider's, and the client's order of suites counts: a client whose processor
     // is slow at AES asks for ChaCha20, and in TLS 1.2 that also has no record limit to end the connection at.
     let builder = ServerConfig::builder_with_provider(provider);
     let builder = builder.with_safe_default_protocol_versions().map_err(failed)?;
-    let mut config = builder.with_no_client_auth().with_cert_resolver(Arc::new(resolver));
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let mut config = builder.with_no_client_auth().with_cert_resolver(resolver);
     config.enable_secret_extraction = true;
-    // Resumption by ticket needs no memory here, and one ticket is all that a relay's client could use.
-    config.ticketer = aws_lc_rs::Ticketer::new().map_err(failed)?;
-    config.send_tls13_tickets = 1;
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.max_early_data_size = 0;
     Ok(config)
 }
 
-/// One line with what a DERP map needs to reach a relay that no authority vouches for.
-fn log_derp_node(hostname: &str, identity: &CertifiedKey) {
-    info!("to use this relay, put into the DERP map: {}", derp_node(hostname, &identity.cert[0]));
+/// Tickets whose key is replaced after each `life`; the one before still opens its own.
+fn tickets(life: Duration) -> Result<Arc<dyn ProducesTickets>, TlsError> {
+    let seconds = u32::try_from(life.as_secs()).unwrap_or(u32::MAX);
+    let made = TicketRotator::new(seconds, || {
+        let key = aws_lc_rs::Ticketer::new().map_err(|_| GetRandomFailed)?;
+        Ok(Box::new(OneKey(key)))
+    });
+    Ok(Arc::new(made?))
 }
 
-/// A DERPNode that pins the certificate.
-fn derp_node(hostname: &str, leaf: &CertificateDer<'_>) -> String {
+/// rustls' own ticketer, whose rotation never comes to pass: it is replaced as a whole before.
+#[derive(Debug)]
+struct OneKey(Arc<dyn ProducesTickets>);
+
+impl ProducesTickets for OneKey {
+    fn enabled(&self) -> bool {
+        self.0.enabled()
+    }
+
+    fn lifetime(&self) -> u32 {
+        self.0.lifetime()
+    }
+
+    fn encrypt(&self, plain: &[u8]) -> Option<Vec<u8>> {
+        self.0.encrypt(plain)
+    }
+
+    fn decrypt(&self, cipher: &[u8]) -> Option<Vec<u8>> {
+        self.0.decrypt(cipher)
+    }
+}
+
+fn failed(e: TlsError) -> IdentityError {
+    IdentityError::Crypto { what: "the TLS configuration", problem: e.to_string() }
+}
+
+/// One line with what a DERP map needs to reach a relay that no authority vouches for.
+fn log_derp_node(hostname: &str, identity: &CertifiedKey) {
+    let hash = ::aws_lc_rs::digest::digest(&::aws_lc_rs::digest::SHA256, &identity.cert[0]);
+    let pin = format!("sha256-raw:{}", hex(hash.as_ref()));
+    info!("to use this relay, put into the DERP map: {}", derp_node(hostname, Some(pin)));
+}
+
+/// A DERPNode; `cert_name` pins a certificate.
+pub fn derp_node(hostname: &str, cert_name: Option<String>) -> String {
     #[derive(serde::Serialize)]
     #[serde(rename_all = "PascalCase")]
     struct DerpNode<'a> {
@@ -101,10 +153,9 @@ fn derp_node(hostname: &str, leaf: &CertificateDer<'_>) -> String {
         #[serde(rename = "RegionID")]
         region_id: u32,
         host_name: &'a str,
-        cert_name: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        cert_name: Option<String>,
     }
-    let hash = ::aws_lc_rs::digest::digest(&::aws_lc_rs::digest::SHA256, leaf);
-    let cert_name = format!("sha256-raw:{}", hex(hash.as_ref()));
     let node = DerpNode { name: "custom", region_id: 900, host_name: hostname, cert_name };
     serde_json::to_string(&node).expect("a struct of strings serialises")
 }

@@ -6,6 +6,7 @@
 
 pub mod handshake;
 pub mod identity;
+pub mod outgoing;
 pub mod record;
 mod tls12;
 

@@ -3,30 +3,35 @@
 use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use arc_swap::ArcSwap;
-use rustls::ServerConfig;
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::CertificateDer;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
+use rustls::{Error as TlsError, ServerConfig};
+use tokio::sync::mpsc;
 
+use super::choice::Challenges;
 use super::resolver::{Resolver, Table};
 use super::{IdentityError, files, log_derp_node, made, meta};
 use crate::config::TlsMode;
 
 /// A handle on what the relay presents. Handshakes that begin after a change see it; connections keep what they have.
 #[derive(Clone)]
-pub struct Certificates(Arc<Inner>);
+pub struct Certificates(pub(super) Arc<Inner>);
 
-struct Inner {
-    provider: Arc<CryptoProvider>,
+pub(super) struct Inner {
+    pub(super) provider: Arc<CryptoProvider>,
     /// Stands last in every chain: clients verify from the front, and look for it behind.
     meta: CertificateDer<'static>,
-    mode: TlsMode,
-    table: Arc<ArcSwap<Table>>,
+    pub(super) mode: TlsMode,
+    pub(super) table: Arc<ArcSwap<Table>>,
     /// One change at a time.
     changing: Mutex<()>,
+    pub(super) challenges: Challenges,
+    /// Addresses that were connected to and have no certificate, if somebody gets them one.
+    pub(super) wanted: OnceLock<mpsc::Sender<IpAddr>>,
 }
 
 /// What reading the files again has come to.
@@ -46,7 +51,15 @@ impl Certificates {
         server_key: &[u8; 32],
     ) -> Result<Self, IdentityError> {
         let meta = meta::certificate(server_key)?;
-        let inner = Inner { provider, meta, mode: mode.clone(), table: Arc::default(), changing: Mutex::new(()) };
+        let inner = Inner {
+            provider,
+            meta,
+            mode: mode.clone(),
+            table: Arc::default(),
+            changing: Mutex::new(()),
+            challenges: Challenges::default(),
+            wanted: OnceLock::new(),
+        };
         let mut table = Table::default();
         match mode {
             TlsMode::Manual { hostnames, .. } if hostnames.is_empty() => return Err(IdentityError::NoName),
@@ -113,8 +126,36 @@ impl Certificates {
         Resolver { table: Arc::clone(&self.0.table), local }
     }
 
+    /// Presents a certificate that has been issued for `name`.
+    ///
+    /// # Errors
+    /// The key cannot be used, or belongs to another certificate.
+    pub fn put(
+        &self,
+        name: &str,
+        chain: Vec<CertificateDer<'static>>,
+        key: PrivateKeyDer<'static>,
+    ) -> Result<(), TlsError> {
+        let inner = &*self.0;
+        let identity = CertifiedKey::from_der(chain, key, &inner.provider)?;
+        let _alone = inner.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut table = Table::clone(&inner.table.load());
+        inner.enter(&mut table, name, identity);
+        inner.table.store(Arc::new(table));
+        Ok(())
+    }
+
+    /// Whether there is a certificate for `name`.
+    pub fn has(&self, name: &str) -> bool {
+        let table = self.0.table.load();
+        match name.parse::<IpAddr>() {
+            Ok(ip) => table.addressed.iter().any(|(known, _)| *known == ip),
+            Err(_) => table.named.iter().any(|(known, _)| known == name),
+        }
+    }
+
     /// `config` as it is for connections to one of several addresses of ours.
-    pub fn for_address(&self, config: &ServerConfig, local: IpAddr) -> Arc<ServerConfig> {
+    pub(super) fn for_address(&self, config: &ServerConfig, local: IpAddr) -> Arc<ServerConfig> {
         let mut config = config.clone();
         config.cert_resolver = Arc::new(self.resolver(Some(local)));
         Arc::new(config)
@@ -129,6 +170,10 @@ impl Inner {
             return replace(&mut table.named, &name.to_owned(), presented);
         };
         let changed = replace(&mut table.addressed, &ip, Arc::clone(&presented));
+        if matches!(self.mode, TlsMode::Acme(_)) {
+            // Whoever asks for another name is none of an issued address' business.
+            return changed;
+        }
         if changed {
             log_derp_node(name, &presented);
             // The first address is the relay's own, for those who ask for nothing that is known.

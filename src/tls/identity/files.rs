@@ -85,20 +85,30 @@ fn read(path: &Path) -> Result<Vec<u8>, IdentityError> {
     read().map_err(|source| IdentityError::Read { path: path.to_owned(), source })
 }
 
-/// By subject alternative name only: no client looks at the common name.
 fn check_name(path: &Path, leaf: &CertificateDer<'_>, hostname: &str) -> Result<(), IdentityError> {
-    let refuse = |problem| IdentityError::WrongName { path: path.to_owned(), hostname: hostname.to_owned(), problem };
-    let name = ServerName::try_from(hostname).map_err(|e| refuse(e.to_string()))?;
-    let parsed = ParsedCertificate::try_from(leaf).map_err(|e| refuse(e.to_string()))?;
+    is_for(leaf, hostname).map_err(|problem| IdentityError::WrongName {
+        path: path.to_owned(),
+        hostname: hostname.to_owned(),
+        problem,
+    })
+}
+
+/// By subject alternative name only: no client looks at the common name.
+///
+/// # Errors
+/// Why it is not one for `hostname`.
+pub fn is_for(leaf: &CertificateDer<'_>, hostname: &str) -> Result<(), String> {
+    let name = ServerName::try_from(hostname).map_err(|e| e.to_string())?;
+    let parsed = ParsedCertificate::try_from(leaf).map_err(|e| e.to_string())?;
     verify_server_name(&parsed, &name).map_err(|e| match e {
         TlsError::InvalidCertificate(CertificateError::NotValidForNameContext { presented, .. })
             if presented.is_empty() =>
         {
-            refuse("it has no subject alternative name".to_owned())
+            "it has no subject alternative name".to_owned()
         }
         TlsError::InvalidCertificate(CertificateError::NotValidForNameContext { presented, .. }) => {
-            refuse(format!("its names are {}", presented.join(", ")))
+            format!("its names are {}", presented.join(", "))
         }
-        other => refuse(other.to_string()),
+        other => other.to_string(),
     })
 }

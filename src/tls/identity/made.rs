@@ -10,8 +10,8 @@ use std::time::{Duration, SystemTime};
 use aws_lc_rs::encoding::{AsDer, EcPrivateKeyRfc5915Der};
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair};
 use rcgen::{
-    Certificate, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, KeyPair, KeyUsagePurpose,
-    SerialNumber,
+    Certificate, CertificateParams, CustomExtension, DistinguishedName, DnType, ExtendedKeyUsagePurpose, KeyPair,
+    KeyUsagePurpose, SerialNumber,
 };
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivateSec1KeyDer};
@@ -28,6 +28,21 @@ pub(super) fn in_memory(provider: &CryptoProvider, hostname: &str) -> Result<Cer
     let key = PrivateKeyDer::from(PrivateSec1KeyDer::from(made.sec1));
     let signer = provider.key_provider.load_private_key(key).map_err(failed)?;
     Ok(CertifiedKey::new(vec![CertificateDer::from(made.cert)], signer))
+}
+
+/// What TLS-ALPN-01 wants to see: a certificate for the name that carries the digest of the key authorization.
+pub(super) fn challenge(
+    provider: &CryptoProvider,
+    hostname: &str,
+    digest: &[u8; 32],
+) -> Result<CertifiedKey, IdentityError> {
+    let key = P256::generate()?;
+    let mut params = params(hostname)?;
+    params.custom_extensions = vec![CustomExtension::new_acme_identifier(digest)];
+    let cert = params.self_signed(&key.signer()?).map_err(failed)?;
+    let key = PrivateKeyDer::from(PrivateSec1KeyDer::from(key.sec1()?));
+    let signer = provider.key_provider.load_private_key(key).map_err(failed)?;
+    Ok(CertifiedKey::new(vec![CertificateDer::from(cert)], signer))
 }
 
 /// A new certificate and key, written in derper's form. The key comes first: a certificate without it would be of
@@ -64,13 +79,50 @@ struct Made {
 }
 
 fn make(hostname: &str) -> Result<Made, IdentityError> {
-    let key = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).map_err(failed)?;
-    let sec1: EcPrivateKeyRfc5915Der<'_> = key.private_key().as_der().map_err(failed)?;
-    let sec1 = sec1.as_ref().to_vec();
-    let pkcs8 = key.to_pkcs8v1().map_err(failed)?;
-    let signer = KeyPair::try_from(pkcs8.as_ref()).map_err(failed)?;
-    let cert = params(hostname)?.self_signed(&signer).map_err(failed)?;
-    Ok(Made { cert, sec1 })
+    let key = P256::generate()?;
+    let cert = params(hostname)?.self_signed(&key.signer()?).map_err(failed)?;
+    Ok(Made { cert, sec1: key.sec1()? })
+}
+
+/// A private key of the kind that derper makes.
+pub struct P256(EcdsaKeyPair);
+
+impl P256 {
+    /// # Errors
+    /// Ours, or the machine's.
+    pub fn generate() -> Result<Self, IdentityError> {
+        EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).map(Self).map_err(failed)
+    }
+
+    /// In any of its DER forms; `None` when it is another kind of key.
+    pub fn parse(der: &[u8]) -> Option<Self> {
+        EcdsaKeyPair::from_private_key_der(&ECDSA_P256_SHA256_ASN1_SIGNING, der).ok().map(Self)
+    }
+
+    /// As it stands in derper's files.
+    ///
+    /// # Errors
+    /// Ours.
+    pub fn pem(&self) -> Result<String, IdentityError> {
+        Ok(pem::encode_config(&pem::Pem::new("EC PRIVATE KEY", self.sec1()?), UNIX_LINES))
+    }
+
+    /// # Errors
+    /// Ours.
+    pub fn pkcs8(&self) -> Result<Vec<u8>, IdentityError> {
+        Ok(self.0.to_pkcs8v1().map_err(failed)?.as_ref().to_vec())
+    }
+
+    /// # Errors
+    /// Ours.
+    pub fn signer(&self) -> Result<KeyPair, IdentityError> {
+        KeyPair::try_from(self.pkcs8()?).map_err(failed)
+    }
+
+    fn sec1(&self) -> Result<Vec<u8>, IdentityError> {
+        let sec1: EcPrivateKeyRfc5915Der<'_> = self.0.private_key().as_der().map_err(failed)?;
+        Ok(sec1.as_ref().to_vec())
+    }
 }
 
 fn params(hostname: &str) -> Result<CertificateParams, IdentityError> {

@@ -3,7 +3,7 @@ use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use rustls::pki_types::{IpAddr as PkiIp, ServerName};
+use rustls::pki_types::{CertificateDer, IpAddr as PkiIp, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConnection};
 use tempfile::TempDir;
 use x509_parser::prelude::{FromDer, GeneralName, ParsedExtension, X509Certificate};
@@ -279,12 +279,11 @@ fn self_signed_lives_in_memory_and_takes_any_name() {
 
 #[test]
 fn the_derp_node_line_is_derpers() {
-    let leaf = CertificateDer::from(b"abc".to_vec());
-    let sha256 = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
     assert_eq!(
-        derp_node("192.0.2.1", &leaf),
-        format!(r#"{{"Name":"custom","RegionID":900,"HostName":"192.0.2.1","CertName":"sha256-raw:{sha256}"}}"#)
+        derp_node("192.0.2.1", Some("sha256-raw:ab".into())),
+        r#"{"Name":"custom","RegionID":900,"HostName":"192.0.2.1","CertName":"sha256-raw:ab"}"#
     );
+    assert_eq!(derp_node("192.0.2.1", None), r#"{"Name":"custom","RegionID":900,"HostName":"192.0.2.1"}"#);
 }
 
 fn manual_mode(dir: &Path, hostname: &str, make_if_absent: bool) -> TlsMode {
