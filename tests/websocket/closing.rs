@@ -73,7 +73,7 @@ fn violations_are_named(ground: Ground) {
     }
 }
 
-/// The limit is on the whole message. More is on its way when the relay hangs up, so that its Close may be lost to a reset.
+/// The limit is on the whole message. More is on its way when the relay hangs up: its Close may be lost to a reset.
 fn messages_have_a_limit(ground: Ground) {
     for (relay, modes) in &relays(ground, &[]) {
         for mode in *modes {
@@ -88,15 +88,7 @@ fn messages_have_a_limit(ground: Ground) {
                 let mut alice = Judge::log_in(relay, *mode);
                 alice.send_fragment(&unknown(LIMIT + 1)[..first], true, false);
                 // The relay may be gone before all of it is sent.
-                let rest = vec![0; LIMIT + 1 - first];
-                let rest = tungstenite::protocol::frame::Frame::message(
-                    rest,
-                    tungstenite::protocol::frame::coding::OpCode::Data(
-                        tungstenite::protocol::frame::coding::Data::Continue,
-                    ),
-                    true,
-                );
-                let _ = alice.ws.send(Message::Frame(rest));
+                let _ = alice.try_send_fragment(&vec![0; LIMIT + 1 - first], false, true);
                 match alice.next() {
                     Heard::Close(code) => assert_eq!(code, Some(1009)),
                     Heard::End { clean } => assert!(!clean),

@@ -130,8 +130,12 @@ impl Judge {
     /// Sends a fragment of a message.
     #[track_caller]
     pub fn send_fragment(&mut self, bytes: &[u8], first: bool, last: bool) {
+        self.try_send_fragment(bytes, first, last).unwrap();
+    }
+
+    pub fn try_send_fragment(&mut self, bytes: &[u8], first: bool, last: bool) -> tungstenite::Result<()> {
         let opcode = OpCode::Data(if first { Data::Binary } else { Data::Continue });
-        self.ws.send(Message::Frame(WsFrame::message(bytes.to_vec(), opcode, last))).unwrap();
+        self.ws.send(Message::Frame(WsFrame::message(bytes.to_vec(), opcode, last)))
     }
 
     /// Asks for the end with this code.

@@ -10,8 +10,8 @@ use crate::relay_support::ground::{PATIENCE, grounds};
 use crate::relay_support::process::{command, flags};
 use crate::relay_support::*;
 
-/// Pairs talk until sessions have moved. Each packet is sent in two halves, the message's border somewhere else, and the
-/// second half a while after the first: a session that goes in between has a frame and a message that are not whole.
+/// Pairs talk until sessions have moved. What one sends is cut in two anywhere, and the second half comes a while after
+/// the first: a session that goes in between has a frame and a message that are not whole.
 fn sessions_move_amid_a_message(ground: Ground) {
     for tls in [false, true] {
         let mut start = command();
