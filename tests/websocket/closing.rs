@@ -116,6 +116,21 @@ fn a_relay_that_stops_goes_away(ground: Ground) {
     }
 }
 
+/// With an answer that clients understand as passing, before there is a WebSocket.
+fn a_full_relay_refuses_the_upgrade(ground: Ground) {
+    for (relay, modes) in &relays(ground, &["--max-clients=1"]) {
+        let mut alice = Judge::log_in(relay, modes[0]);
+        let mut refused = visit(relay).mode(modes[0]).connect();
+        refused.send(
+            b"GET /derp HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+              Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: derp\r\n\r\n",
+        );
+        let head = refused.expect_head();
+        assert!(head.starts_with("HTTP/1.1 503 "), "expected 503, got {head}");
+        alice.expect_quiet();
+    }
+}
+
 fn a_closed_peer_is_told(ground: Ground) {
     let key = "ab".repeat(32);
     let dir = tempfile::tempdir().unwrap();
@@ -137,5 +152,6 @@ on_workers!(
     violations_are_named,
     messages_have_a_limit,
     a_relay_that_stops_goes_away,
+    a_full_relay_refuses_the_upgrade,
     a_closed_peer_is_told,
 );
