@@ -46,28 +46,24 @@ fn what_waits_is_sent_before_the_close(ground: Ground) {
 }
 
 fn violations_are_named(ground: Ground) {
+    let text = |judge: &mut Judge| judge.ws.send(Message::text("Hello")).unwrap();
+    let nothing_to_continue = |judge: &mut Judge| judge.send_fragment(b"end of what?", false, true);
+    let begun_twice = |judge: &mut Judge| {
+        judge.send_fragment(b"", true, false);
+        judge.send_fragment(b"", true, false);
+    };
+    let violations: [(u16, &dyn Fn(&mut Judge)); 3] =
+        [(1003, &text), (1002, &nothing_to_continue), (1002, &begun_twice)];
     for (relay, modes) in &relays(ground, &[]) {
         for mode in *modes {
             let mut bob = visit(relay).mode(*mode).log_in();
-            let mut greeted = || {
+            for (code, violate) in violations {
                 let mut alice = Judge::log_in(relay, *mode);
                 alice.send_to(&bob.public(), b"Hello");
                 bob.expect(&recv_packet(&alice.public(), b"Hello"));
-                alice
-            };
-            let mut text = greeted();
-            text.ws.send(Message::text("Hello")).unwrap();
-            text.expect_close(1003);
-            let mut nothing_to_continue = greeted();
-            nothing_to_continue.send_fragment(b"end of what?", false, true);
-            nothing_to_continue.expect_close(1002);
-            let mut begun_twice = greeted();
-            begun_twice.send_fragment(b"", true, false);
-            begun_twice.send_fragment(b"", true, false);
-            begun_twice.expect_close(1002);
-            let gone = [&text, &nothing_to_continue, &begun_twice].map(Judge::public);
-            for one in gone {
-                bob.expect(&peer_gone(&one, DISCONNECTED));
+                violate(&mut alice);
+                alice.expect_close(code);
+                bob.expect(&peer_gone(&alice.public(), DISCONNECTED));
             }
         }
     }

@@ -1,6 +1,6 @@
 //! A DERP client on top of tungstenite, which refuses whatever RFC 6455 forbids a server.
 
-use std::io::{self, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
 
 use rustls::{ClientConnection, StreamOwned};
@@ -21,15 +21,6 @@ const CLIENTS_TAKE: usize = 32 * 1024;
 pub enum Stream {
     Plain(TcpStream),
     Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
-}
-
-impl Stream {
-    pub fn socket(&self) -> &TcpStream {
-        match self {
-            Self::Plain(socket) => socket,
-            Self::Tls(tls) => &tls.sock,
-        }
-    }
 }
 
 impl Read for Stream {
@@ -161,7 +152,10 @@ impl Judge {
                 Err(Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)) => {
                     return Heard::End { clean: false };
                 }
-                Err(Error::Io(e)) if is_reset(&e) => return Heard::End { clean: false },
+                // The latter under TLS, where the relay had no room to say that it ends.
+                Err(Error::Io(e)) if is_reset(&e) || e.kind() == ErrorKind::UnexpectedEof => {
+                    return Heard::End { clean: false };
+                }
                 Err(e) => panic!("expected something from the relay, got {e}"),
             }
         }
