@@ -10,6 +10,9 @@ use crate::relay_support::*;
 
 const LIMIT: usize = 128 * 1024;
 
+const UPGRADE: &[u8] = b"GET /derp HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+    Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: derp\r\n\r\n";
+
 /// The code comes back, and whoever had heard of the client hears of its end.
 fn a_client_that_closes_is_answered(ground: Ground) {
     for (relay, modes) in &relays(ground, &[]) {
@@ -117,10 +120,7 @@ fn a_full_relay_refuses_the_upgrade(ground: Ground) {
     for (relay, modes) in &relays(ground, &["--max-clients=1"]) {
         let mut alice = Judge::log_in(relay, modes[0]);
         let mut refused = visit(relay).mode(modes[0]).connect();
-        refused.send(
-            b"GET /derp HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
-              Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: derp\r\n\r\n",
-        );
+        refused.send(UPGRADE);
         let head = refused.expect_head();
         assert!(head.starts_with("HTTP/1.1 503 "), "expected 503, got {head}");
         alice.expect_quiet();
