@@ -10,6 +10,9 @@ use crate::relay_support::*;
 
 const LIMIT: usize = 128 * 1024;
 
+const UPGRADE: &[u8] = b"GET /derp HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+    Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: derp\r\n\r\n";
+
 /// The code comes back, and whoever had heard of the client hears of its end.
 fn a_client_that_closes_is_answered(ground: Ground) {
     for (relay, modes) in &relays(ground, &[]) {
@@ -46,34 +49,30 @@ fn what_waits_is_sent_before_the_close(ground: Ground) {
 }
 
 fn violations_are_named(ground: Ground) {
+    let text = |judge: &mut Judge| judge.ws.send(Message::text("Hello")).unwrap();
+    let nothing_to_continue = |judge: &mut Judge| judge.send_fragment(b"end of what?", false, true);
+    let begun_twice = |judge: &mut Judge| {
+        judge.send_fragment(b"", true, false);
+        judge.send_fragment(b"", true, false);
+    };
+    let violations: [(u16, &dyn Fn(&mut Judge)); 3] =
+        [(1003, &text), (1002, &nothing_to_continue), (1002, &begun_twice)];
     for (relay, modes) in &relays(ground, &[]) {
         for mode in *modes {
             let mut bob = visit(relay).mode(*mode).log_in();
-            let mut greeted = || {
+            for (code, violate) in violations {
                 let mut alice = Judge::log_in(relay, *mode);
                 alice.send_to(&bob.public(), b"Hello");
                 bob.expect(&recv_packet(&alice.public(), b"Hello"));
-                alice
-            };
-            let mut text = greeted();
-            text.ws.send(Message::text("Hello")).unwrap();
-            text.expect_close(1003);
-            let mut nothing_to_continue = greeted();
-            nothing_to_continue.send_fragment(b"end of what?", false, true);
-            nothing_to_continue.expect_close(1002);
-            let mut begun_twice = greeted();
-            begun_twice.send_fragment(b"", true, false);
-            begun_twice.send_fragment(b"", true, false);
-            begun_twice.expect_close(1002);
-            let gone = [&text, &nothing_to_continue, &begun_twice].map(Judge::public);
-            for one in gone {
-                bob.expect(&peer_gone(&one, DISCONNECTED));
+                violate(&mut alice);
+                alice.expect_close(code);
+                bob.expect(&peer_gone(&alice.public(), DISCONNECTED));
             }
         }
     }
 }
 
-/// The limit is on the whole message. More is on its way when the relay hangs up, so that its Close may be lost to a reset.
+/// The limit is on the whole message. More is on its way when the relay hangs up: its Close may be lost to a reset.
 fn messages_have_a_limit(ground: Ground) {
     for (relay, modes) in &relays(ground, &[]) {
         for mode in *modes {
@@ -88,15 +87,7 @@ fn messages_have_a_limit(ground: Ground) {
                 let mut alice = Judge::log_in(relay, *mode);
                 alice.send_fragment(&unknown(LIMIT + 1)[..first], true, false);
                 // The relay may be gone before all of it is sent.
-                let rest = vec![0; LIMIT + 1 - first];
-                let rest = tungstenite::protocol::frame::Frame::message(
-                    rest,
-                    tungstenite::protocol::frame::coding::OpCode::Data(
-                        tungstenite::protocol::frame::coding::Data::Continue,
-                    ),
-                    true,
-                );
-                let _ = alice.ws.send(Message::Frame(rest));
+                let _ = alice.try_send_fragment(&vec![0; LIMIT + 1 - first], false, true);
                 match alice.next() {
                     Heard::Close(code) => assert_eq!(code, Some(1009)),
                     Heard::End { clean } => assert!(!clean),
@@ -124,6 +115,18 @@ fn a_relay_that_stops_goes_away(ground: Ground) {
     }
 }
 
+/// With an answer that clients understand as passing, before there is a WebSocket.
+fn a_full_relay_refuses_the_upgrade(ground: Ground) {
+    for (relay, modes) in &relays(ground, &["--max-clients=1"]) {
+        let mut alice = Judge::log_in(relay, modes[0]);
+        let mut refused = visit(relay).mode(modes[0]).connect();
+        refused.send(UPGRADE);
+        let head = refused.expect_head();
+        assert!(head.starts_with("HTTP/1.1 503 "), "expected 503, got {head}");
+        alice.expect_quiet();
+    }
+}
+
 fn a_closed_peer_is_told(ground: Ground) {
     let key = "ab".repeat(32);
     let dir = tempfile::tempdir().unwrap();
@@ -145,5 +148,6 @@ on_workers!(
     violations_are_named,
     messages_have_a_limit,
     a_relay_that_stops_goes_away,
+    a_full_relay_refuses_the_upgrade,
     a_closed_peer_is_told,
 );

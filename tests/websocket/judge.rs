@@ -1,6 +1,6 @@
 //! A DERP client on top of tungstenite, which refuses whatever RFC 6455 forbids a server.
 
-use std::io::{self, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
 
 use rustls::{ClientConnection, StreamOwned};
@@ -21,15 +21,6 @@ const CLIENTS_TAKE: usize = 32 * 1024;
 pub enum Stream {
     Plain(TcpStream),
     Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
-}
-
-impl Stream {
-    pub fn socket(&self) -> &TcpStream {
-        match self {
-            Self::Plain(socket) => socket,
-            Self::Tls(tls) => &tls.sock,
-        }
-    }
 }
 
 impl Read for Stream {
@@ -130,8 +121,12 @@ impl Judge {
     /// Sends a fragment of a message.
     #[track_caller]
     pub fn send_fragment(&mut self, bytes: &[u8], first: bool, last: bool) {
+        self.try_send_fragment(bytes, first, last).unwrap();
+    }
+
+    pub fn try_send_fragment(&mut self, bytes: &[u8], first: bool, last: bool) -> tungstenite::Result<()> {
         let opcode = OpCode::Data(if first { Data::Binary } else { Data::Continue });
-        self.ws.send(Message::Frame(WsFrame::message(bytes.to_vec(), opcode, last))).unwrap();
+        self.ws.send(Message::Frame(WsFrame::message(bytes.to_vec(), opcode, last)))
     }
 
     /// Asks for the end with this code.
@@ -157,7 +152,10 @@ impl Judge {
                 Err(Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)) => {
                     return Heard::End { clean: false };
                 }
-                Err(Error::Io(e)) if is_reset(&e) => return Heard::End { clean: false },
+                // The latter under TLS, where the relay had no room to say that it ends.
+                Err(Error::Io(e)) if is_reset(&e) || e.kind() == ErrorKind::UnexpectedEof => {
+                    return Heard::End { clean: false };
+                }
                 Err(e) => panic!("expected something from the relay, got {e}"),
             }
         }

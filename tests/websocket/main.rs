@@ -1,5 +1,5 @@
-//! DERP inside of WebSockets, on every backend and number of workers, with tungstenite as the client. What single frames
-//! lead to is asked by the Go suite, of derper too; here it is packets, moves, ends, and peers that do not read.
+//! DERP inside of WebSockets, on every backend and number of workers, with tungstenite as the client. What single
+//! frames lead to is asked by the Go suite, of derper too; here it is packets, moves, ends, and peers that do not read.
 
 #[path = "../relay_support/mod.rs"]
 mod relay_support;

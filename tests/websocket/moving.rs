@@ -10,8 +10,8 @@ use crate::relay_support::ground::{PATIENCE, grounds};
 use crate::relay_support::process::{command, flags};
 use crate::relay_support::*;
 
-/// Pairs talk until sessions have moved. Each packet is sent in two halves, the message's border somewhere else, and the
-/// second half a while after the first: a session that goes in between has a frame and a message that are not whole.
+/// Pairs talk until sessions have moved. What one sends is cut in two anywhere, and the second half comes a while after
+/// the first: a session that goes in between has a frame and a message that are not whole.
 fn sessions_move_amid_a_message(ground: Ground) {
     for tls in [false, true] {
         let mut start = command();
@@ -63,7 +63,7 @@ fn moves(relay: &Relay) -> u64 {
     let address = relay.value("admin").strip_prefix("http://").unwrap().trim_end_matches('/');
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n").unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     let values = answer.lines().filter(|line| line.starts_with("derpring_worker_moves_total"));
