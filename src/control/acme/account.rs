@@ -48,7 +48,12 @@ async fn known(config: &AcmeConfig, client: &Client, key: &P256) -> Result<Accou
     Ok(opened.0)
 }
 
-async fn anew(config: &AcmeConfig, cache: &Cache, client: &Client, key: Option<&P256>) -> Result<Account, OrderError> {
+async fn anew(
+    config: &AcmeConfig,
+    cache: &Cache,
+    client: &Client,
+    key: &mut Option<P256>,
+) -> Result<Account, OrderError> {
     let contact = config.email.as_ref().map(|email| format!("mailto:{email}"));
     let contact: Vec<_> = contact.iter().map(String::as_str).collect();
     let builder = || Account::builder_with_http(Box::new(client.clone()));
