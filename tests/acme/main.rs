@@ -41,7 +41,10 @@ fn names_are_proven_by_tls_alpn_01_and_a_restart_asks_nobody() {
         let meta = chain.last().unwrap();
         assert!(meta.as_ref().windows(7).any(|w| w == b"derpkey"), "the meta certificate is last");
         before.push(chain[0].clone());
-        let file = fs::read_to_string(set.dir.path().join("certs").join(name)).unwrap();
+        // First it is in use, then it is kept.
+        let path = set.dir.path().join("certs").join(name);
+        await_that("the file", || path.exists());
+        let file = fs::read_to_string(path).unwrap();
         assert!(file.starts_with("-----BEGIN EC PRIVATE KEY-----\n") && file.contains("BEGIN CERTIFICATE"), "{file}");
     }
     let strangers = presented(set.addr(), "three.example", &set.root).unwrap_err().to_string();
@@ -82,7 +85,7 @@ fn addresses_get_certificates_when_somebody_connects_to_them() {
     let chain = set.await_certificate("127.0.0.1");
     assert!(chain.len() >= 2);
     let certs = set.dir.path().join("certs");
-    assert!(certs.join("127.0.0.1.crt").is_file() && certs.join("127.0.0.1.key").is_file());
+    await_that("the files", || certs.join("127.0.0.1.crt").is_file() && certs.join("127.0.0.1.key").is_file());
     // A name is not answered by an address' certificate, nor the other way round.
     assert_ne!(set.await_certificate("relay.example")[0], chain[0]);
     assert!(presented(set.addr(), "other.example", &set.root).is_err());
@@ -205,6 +208,7 @@ fn derper_reads_our_cache_and_we_read_derpers() {
     set.start();
     let ours = hash(&set.await_certificate("relay.example")[0]);
     let certs = set.dir.path().join("certs");
+    await_that("the file", || certs.join("relay.example").exists());
     assert_eq!(autocert(tools, &[&certs.to_string_lossy(), "relay.example"]), Ok(ours));
     let account = fs::read(certs.join("acme_account+key")).unwrap();
 

@@ -9,7 +9,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
 
-use crate::authority::PATIENCE;
+use crate::authority::{PATIENCE, await_that};
 
 /// The certificates that are presented, if the first is one for `name` by the authority whose root is `ca`.
 pub fn presented(addr: SocketAddr, name: &str, ca: &[u8]) -> io::Result<Vec<CertificateDer<'static>>> {
@@ -19,7 +19,13 @@ pub fn presented(addr: SocketAddr, name: &str, ca: &[u8]) -> io::Result<Vec<Cert
 
 /// The body of the answer to a GET.
 pub fn fetch(addr: SocketAddr, name: &str, ca: &[u8], path: &str) -> Vec<u8> {
-    let (mut conn, mut socket) = connect(addr, name, ca, b"http/1.1").unwrap();
+    // Whoever says that it listens may be a moment from it.
+    let mut connected = None;
+    await_that("a server that answers", || {
+        connected = connect(addr, name, ca, b"http/1.1").ok();
+        connected.is_some()
+    });
+    let (mut conn, mut socket) = connected.expect("it was waited for");
     let mut stream = rustls::Stream::new(&mut conn, &mut socket);
     write!(stream, "GET {path} HTTP/1.0\r\nHost: {name}\r\n\r\n").unwrap();
     let mut answer = Vec::new();

@@ -23,7 +23,9 @@ type relaySpec struct {
 	tls     bool
 	host    string // certificate name; relayHost unless given
 	certDir string // the run's own certificates unless given
-	keyFile string // a new file unless given
+	// certMode is manual unless given; derpring's own command line only.
+	certMode string
+	keyFile  string // a new file unless given
 
 	// asDerper starts derpring under derper's command line, where files, debug pages and defaults are derper's.
 	asDerper bool
@@ -58,7 +60,7 @@ func (r *relay) url(path string) string {
 	if r.spec.tls {
 		scheme = "https"
 	}
-	return fmt.Sprintf("%s://%s:%d%s", scheme, r.spec.host, r.port, path)
+	return fmt.Sprintf("%s://%s%s", scheme, net.JoinHostPort(r.spec.host, strconv.Itoa(r.port)), path)
 }
 
 // startRelay runs a relay for one test and ends it with the test.
@@ -134,6 +136,9 @@ func launch(spec relaySpec) (*relay, error) {
 	if spec.certDir == "" {
 		spec.certDir = scratch.pki.dir
 	}
+	if spec.certMode == "" {
+		spec.certMode = "manual"
+	}
 	if spec.keyFile == "" {
 		dir, err := os.MkdirTemp(scratch.dir, "key-")
 		if err != nil {
@@ -197,7 +202,7 @@ func (r *relay) arguments() []string {
 		return append(args, "--dev")
 	}
 	return append(args,
-		"--hostname", r.spec.host, "--cert-mode", "manual", "--cert-dir", r.spec.certDir, "--key-file", r.spec.keyFile,
+		"--hostname", r.spec.host, "--cert-mode", r.spec.certMode, "--cert-dir", r.spec.certDir, "--key-file", r.spec.keyFile,
 		"--http-listen", "", "--admin-listen", "")
 }
 

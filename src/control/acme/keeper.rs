@@ -17,7 +17,7 @@ use super::tokens::Tokens;
 use super::{Subject, Wanted, account, is_own, wanted};
 use crate::config::AcmeConfig;
 use crate::limits;
-use crate::tls::identity::{Certificates, derp_node};
+use crate::tls::identity::{Certificates, P256, derp_node};
 
 pub(super) struct Keeper {
     config: AcmeConfig,
@@ -27,6 +27,7 @@ pub(super) struct Keeper {
     certificates: Certificates,
     tokens: Arc<Tokens>,
     account: Option<Account>,
+    account_key: Option<P256>,
     subjects: Vec<Subject>,
     /// In the order in which they are tried. What has worked goes first.
     methods: Vec<Method>,
@@ -49,7 +50,8 @@ impl Keeper {
         if http {
             methods.push(Method::Http01);
         }
-        Self { config, pace, cache, client, certificates, tokens, account: None, subjects: Vec::new(), methods }
+        let (account, account_key, subjects) = (None, None, Vec::new());
+        Self { config, pace, cache, client, certificates, tokens, account, account_key, subjects, methods }
     }
 
     /// Presents what the cache holds, and says what it is going to ask for.
@@ -142,7 +144,7 @@ impl Keeper {
         let account = match &self.account {
             Some(account) => account.clone(),
             None => {
-                let opened = account::open(&self.config, &self.cache, &self.client).await;
+                let opened = account::open(&self.config, &self.cache, &self.client, &mut self.account_key).await;
                 let opened = opened.map_err(|error| match error {
                     OrderError::Account(_) => error,
                     error => OrderError::Account(error.to_string()),
@@ -240,7 +242,7 @@ impl Keeper {
         let leaf = CertificateDer::from(self.subjects[at].present.as_ref()?.leaf.clone());
         let id = CertificateIdentifier::try_from(&leaf).ok()?;
         if self.account.is_none() {
-            self.account = account::open(&self.config, &self.cache, &self.client).await.ok();
+            self.account = account::open(&self.config, &self.cache, &self.client, &mut self.account_key).await.ok();
         }
         let (advice, next) = self.account.as_ref()?.renewal_info(&id).await.ok()?;
         let window = advice.suggested_window;

@@ -106,9 +106,14 @@ pub(super) async fn obtain(
     let mut order = persist!(account.new_order(&wanted))?;
     // Shown until the authority has made up its mind.
     let shown = show(&mut order, name, method, doors).await?;
-    if !shown.is_empty() && persist!(order.poll_ready(&POLL))? == OrderStatus::Invalid {
-        let problem = why(&mut order, method).await;
-        return Err(OrderError::NotConvinced { method, problem });
+    if !shown.is_empty() {
+        // An order that failed is reported as an error of its own, which says less than the challenge.
+        let polled = persist!(order.poll_ready(&POLL));
+        if order.state().status == OrderStatus::Invalid {
+            let problem = why(&mut order, method).await;
+            return Err(OrderError::NotConvinced { method, problem });
+        }
+        polled?;
     }
     drop(shown);
 

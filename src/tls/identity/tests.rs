@@ -2,6 +2,7 @@ use std::fs;
 use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::time::Duration;
 
 use rustls::pki_types::{CertificateDer, IpAddr as PkiIp, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConnection};
@@ -284,6 +285,123 @@ fn the_derp_node_line_is_derpers() {
         r#"{"Name":"custom","RegionID":900,"HostName":"192.0.2.1","CertName":"sha256-raw:ab"}"#
     );
     assert_eq!(derp_node("192.0.2.1", None), r#"{"Name":"custom","RegionID":900,"HostName":"192.0.2.1"}"#);
+}
+
+#[test]
+fn tickets_die_with_their_key() {
+    let life = Duration::from_secs(1);
+    let tickets = tickets(life).unwrap();
+    let old = tickets.encrypt(b"state").unwrap();
+    assert_eq!(tickets.decrypt(&old).as_deref(), Some(&b"state"[..]));
+    // A new key is made when somebody needs one. The key before still opens; the one before that is gone.
+    for _ in 0..2 {
+        std::thread::sleep(life + Duration::from_millis(1100));
+        assert!(tickets.encrypt(b"state").is_some());
+    }
+    assert_eq!(tickets.decrypt(&old), None);
+    let new = tickets.encrypt(b"other").unwrap();
+    assert_eq!(tickets.decrypt(&new).as_deref(), Some(&b"other"[..]));
+}
+
+#[test]
+fn an_old_ticket_leads_to_a_full_handshake() {
+    let dir = TempDir::new().unwrap();
+    put_pair(dir.path(), "relay.example", "relay.example");
+    let loaded = load(&manual_mode(dir.path(), "relay.example", false), &SERVER_KEY).unwrap().unwrap();
+    let leaf = read_chain(&dir.path().join("relay.example.crt")).unwrap();
+    let client = client_config(&leaf[0], &rustls::version::TLS13);
+    let shake = |server: &Arc<ServerConfig>| {
+        let (mut client, mut server) = handshake(client.clone(), server, "relay.example").unwrap();
+        let mut wire = Vec::new();
+        server.write_tls(&mut wire).unwrap();
+        client.read_tls(&mut &wire[..]).unwrap();
+        client.process_new_packets().unwrap();
+        client.handshake_kind().unwrap()
+    };
+    assert_eq!(shake(&loaded.config), rustls::HandshakeKind::Full);
+    assert_eq!(shake(&loaded.config), rustls::HandshakeKind::Resumed);
+    // As after two rotations: nobody has the key any more.
+    let mut rotated = ServerConfig::clone(&loaded.config);
+    rotated.ticketer = tickets(limits::TICKET_KEY_LIFE).unwrap();
+    let rotated = Arc::new(rotated);
+    assert_eq!(shake(&rotated), rustls::HandshakeKind::Full);
+    assert_eq!(shake(&rotated), rustls::HandshakeKind::Resumed);
+}
+
+#[test]
+fn a_challenge_is_shown_to_whoever_asks_for_it_and_only_while_it_is_open() {
+    let acme = crate::config::AcmeConfig {
+        hostnames: vec!["relay.example".into()],
+        dir: "/nowhere".into(),
+        directory: String::new(),
+        ca_file: None,
+        email: None,
+        eab: None,
+        ip_certs: false,
+    };
+    let Loaded { config, certificates } = load(&TlsMode::Acme(Box::new(acme)), &SERVER_KEY).unwrap().unwrap();
+    let hello = |name: &str, alpn: &[&str]| {
+        let mut client = client_config(&made_leaf(), &rustls::version::TLS13);
+        client.alpn_protocols = alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+        let name = ServerName::try_from(name.to_owned()).unwrap();
+        let mut wire = Vec::new();
+        ClientConnection::new(Arc::new(client), name).unwrap().write_tls(&mut wire).unwrap();
+        wire
+    };
+    let choice = |hello: &[u8]| match certificates.choose(&config, hello, None) {
+        Choice::Later => "later",
+        Choice::Usual => "usual",
+        Choice::Address(_) => "address",
+        Choice::Challenge(_) => "challenge",
+    };
+    let asked = hello("Relay.Example", &["acme-tls/1"]);
+    assert_eq!((choice(&asked), choice(b"")), ("usual", "usual"), "no challenge, no look");
+
+    let open = certificates.open_challenge("relay.example", &[7; 32]).unwrap();
+    assert_eq!(choice(&asked), "challenge");
+    for cut in 0..asked.len() {
+        assert_eq!(choice(&asked[..cut]), "later", "{cut}");
+    }
+    for (name, alpn) in [
+        ("other.example", &["acme-tls/1"][..]),
+        ("relay.example", &["http/1.1"]),
+        ("relay.example", &["acme-tls/1", "http/1.1"]),
+        ("192.0.2.1", &["acme-tls/1"]),
+    ] {
+        assert_eq!(choice(&hello(name, alpn)), "usual", "{name} {alpn:?}");
+    }
+    // Whatever else comes is the handshake's to judge, and never waited for without end.
+    assert_eq!(choice(b"GET / HTTP/1.1\r\n\r\n"), "usual");
+    assert_eq!(choice(&[0xff; 64]), "usual");
+    let endless = [&[22, 3, 1, 0x40, 0, 1, 0, 0xff, 0xff][..], &vec![0; limits::HANDSHAKE_IN_MAX]].concat();
+    assert_eq!(choice(&endless), "usual");
+
+    // RFC 8737: the name, and the digest in a critical extension.
+    let Choice::Challenge(shown) = certificates.choose(&config, &asked, None) else { panic!("a challenge") };
+    let resolved = certified(&shown, &asked);
+    let cert = parse(&resolved);
+    assert_eq!(
+        cert.subject_alternative_name().unwrap().unwrap().value.general_names,
+        [GeneralName::DNSName("relay.example")]
+    );
+    let extension = cert.extensions().iter().find(|e| e.oid.to_id_string() == "1.3.6.1.5.5.7.1.31").unwrap();
+    assert!(extension.critical);
+    assert_eq!(extension.value, [&[4, 32][..], &[7; 32]].concat());
+    assert!(!shown.ticketer.enabled(), "nothing resumes from here");
+    drop(open);
+    assert_eq!(choice(&asked), "usual");
+}
+
+fn made_leaf() -> CertificateDer<'static> {
+    made::in_memory(&aws_lc_rs::default_provider(), "anybody.example").unwrap().cert[0].clone()
+}
+
+/// The certificate that a handshake with that ClientHello is shown.
+fn certified(config: &Arc<ServerConfig>, hello: &[u8]) -> Vec<u8> {
+    let mut acceptor = rustls::server::Acceptor::default();
+    acceptor.read_tls(&mut &hello[..]).unwrap();
+    let accepted = acceptor.accept().ok().unwrap().unwrap();
+    config.cert_resolver.resolve(accepted.client_hello()).unwrap().cert[0].to_vec()
 }
 
 fn manual_mode(dir: &Path, hostname: &str, make_if_absent: bool) -> TlsMode {

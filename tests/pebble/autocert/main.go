@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"strings"
 	"time"
 
 	"golang.org/x/crypto/acme"
@@ -39,7 +40,7 @@ func run(args []string) error {
 		}
 		roots := x509.NewCertPool()
 		roots.AppendCertsFromPEM(pem)
-		transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}}
+		transport := located{&http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}}}
 		client = &acme.Client{DirectoryURL: args[2], HTTPClient: &http.Client{Transport: transport, Timeout: 20 * time.Second}}
 	}
 	manager := &autocert.Manager{
@@ -70,4 +71,16 @@ func run(args []string) error {
 	hash := sha256.Sum256(cert.Certificate[0])
 	fmt.Println(hex.EncodeToString(hash[:]))
 	return nil
+}
+
+// located says where an order is in answers that finalize it, as Let's Encrypt does and pebble does not: without it
+// autocert does not know whom to ask further.
+type located struct{ http.RoundTripper }
+
+func (l located) RoundTrip(req *http.Request) (*http.Response, error) {
+	resp, err := l.RoundTripper.RoundTrip(req)
+	if err == nil && strings.Contains(req.URL.Path, "/finalize-order/") && resp.Header.Get("Location") == "" {
+		resp.Header.Set("Location", strings.Replace(req.URL.String(), "/finalize-order/", "/my-order/", 1))
+	}
+	return resp, err
 }
