@@ -32,6 +32,9 @@ pub const HTTP_BODY_MAX: u64 = 64 * 1024;
 /// Bytes of a TLS handshake that wait for their other half. Honest flights stay below 8 KiB.
 pub const HANDSHAKE_IN_MAX: usize = 64 * 1024;
 
+/// A certificate with its chain, or a key, in a file. Long chains are 16 KiB.
+pub const CERTIFICATE_FILE_MAX: u64 = 1 << 20;
+
 /// How long an HTTP connection that we end may take to end on its side, so that our last words are not lost to a reset.
 pub const LINGER: Duration = Duration::from_millis(500);
 

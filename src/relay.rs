@@ -105,6 +105,7 @@ pub struct Relay {
     addresses: Vec<SocketAddr>,
     workers: usize,
     edges: usize,
+    certificates: Option<identity::Certificates>,
     reloads: Arc<reload::Counts>,
 }
 
@@ -147,7 +148,7 @@ impl Relay {
         let crew = Arc::new(Crew { pool });
         let memory_at_start = metrics::resident_bytes();
         let mut edge_config = EdgeConfig::new(listeners, Arc::new(Keys::new(*key.as_bytes())));
-        edge_config.tls = tls;
+        edge_config.tls = tls.as_ref().map(|tls| Arc::clone(&tls.config));
         edge_config.mesh_key = config.mesh_key.as_ref().map(|k| k.0);
         edge_config.live = live(&config);
         let (desk, questions) = tokio::sync::mpsc::channel(limits::DEBUG_QUESTIONS);
@@ -216,13 +217,25 @@ impl Relay {
             max_clients,
         };
         eprintln!("{block}");
-        Ok(Self { config, edge, admin, crew, threads, addresses, workers, edges, reloads })
+        Ok(Self {
+            config,
+            edge,
+            admin,
+            crew,
+            threads,
+            addresses,
+            workers,
+            edges,
+            certificates: tls.map(|tls| tls.certificates),
+            reloads,
+        })
     }
 
     fn reins(&self, log: &Control) -> reins::Reins {
         reins::Reins {
             edge: self.edge.reins(),
             admin: self.admin.reins(),
+            certificates: self.certificates.clone(),
             log: log.clone(),
             workers: self.workers,
             edges: self.edges,

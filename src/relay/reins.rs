@@ -8,10 +8,12 @@ use crate::config::Loaded;
 use crate::control::logging::{Control, default_filter};
 use crate::control::reload;
 use crate::edge;
+use crate::tls::identity::{Certificates, Reloaded};
 
 pub(super) struct Reins {
     pub edge: edge::Reins,
     pub admin: admin::Reins,
+    pub certificates: Option<Certificates>,
     pub log: Control,
     pub workers: usize,
     pub edges: usize,
@@ -41,11 +43,16 @@ impl reload::Reins for Reins {
     }
 
     fn certificates(&mut self) -> Result<Vec<String>, String> {
-        Ok(Vec::new())
+        let Some(certificates) = &self.certificates else { return Ok(Vec::new()) };
+        match certificates.reload() {
+            Ok(Reloaded::Same) => Ok(Vec::new()),
+            Ok(Reloaded::Changed(names)) => Ok(names),
+            Err(error) => Err(error.to_string()),
+        }
     }
 
     fn certificate_files(&self) -> Vec<PathBuf> {
-        Vec::new()
+        self.certificates.as_ref().map_or_else(Vec::new, Certificates::files)
     }
 }
 

@@ -1,10 +1,14 @@
+use std::fs;
+use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
-use rustls::pki_types::IpAddr as PkiIp;
+use rustls::pki_types::{IpAddr as PkiIp, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConnection};
 use tempfile::TempDir;
 use x509_parser::prelude::{FromDer, GeneralName, ParsedExtension, X509Certificate};
 
+use super::files::read_chain;
 use super::*;
 
 const SERVER_KEY: [u8; 32] = [0xa5; 32];
@@ -123,7 +127,7 @@ fn the_whole_chain_is_sent_and_the_meta_certificate_is_last() {
     let both = fs::read_to_string(&crt).unwrap() + &pem::encode(&pem::Pem::new("CERTIFICATE", second.clone()));
     fs::write(&crt, both).unwrap();
 
-    let config = load(&manual_mode(dir.path(), "relay.example", false), &SERVER_KEY).unwrap().unwrap();
+    let config = load(&manual_mode(dir.path(), "relay.example", false), &SERVER_KEY).unwrap().unwrap().config;
     for version in [&rustls::version::TLS13, &rustls::version::TLS12] {
         let client = client_config(&leaf[0], version);
         let (client, server) = handshake(client, &config, "relay.example").unwrap();
@@ -144,7 +148,7 @@ fn a_name_must_be_asked_for_and_an_address_need_not() {
     let named = load(&manual_mode(dir.path(), "Relay.Example", false), &SERVER_KEY);
     assert!(named.unwrap_err().to_string().contains("Relay.Example.crt"), "files keep the case of the flag");
 
-    let named = load(&manual_mode(dir.path(), "relay.example", false), &SERVER_KEY).unwrap().unwrap();
+    let named = load(&manual_mode(dir.path(), "relay.example", false), &SERVER_KEY).unwrap().unwrap().config;
     let leaf = read_chain(&dir.path().join("relay.example.crt")).unwrap();
     let try_named = |sni: &str| handshake(client_config(&leaf[0], &rustls::version::TLS13), &named, sni);
     assert!(try_named("relay.example").is_ok());
@@ -152,14 +156,121 @@ fn a_name_must_be_asked_for_and_an_address_need_not() {
         assert!(try_named(wrong).is_err(), "{wrong}");
     }
 
-    let by_ip = load(&manual_mode(dir.path(), "192.0.2.1", true), &SERVER_KEY).unwrap().unwrap();
+    let by_ip = load(&manual_mode(dir.path(), "192.0.2.1", true), &SERVER_KEY).unwrap().unwrap().config;
     let leaf = read_chain(&dir.path().join("192.0.2.1.crt")).unwrap();
     handshake(client_config(&leaf[0], &rustls::version::TLS13), &by_ip, "192.0.2.1").unwrap();
 }
 
 #[test]
+fn each_name_has_its_own_certificate() {
+    let dir = TempDir::new().unwrap();
+    let names = ["a.example", "b.example", "192.0.2.1", "192.0.2.2"];
+    let leaf = |name: &str| read_chain(&dir.path().join(format!("{name}.crt"))).unwrap().remove(0);
+    for name in names {
+        put_pair(dir.path(), name, name);
+    }
+    put_pair(dir.path(), "c.wild.example", "*.wild.example");
+    let hostnames = |names: &[&str]| TlsMode::Manual {
+        dir: dir.path().to_owned(),
+        hostnames: names.iter().map(|&name| name.to_owned()).collect(),
+        make_if_absent: false,
+    };
+    let presents = |config: &Arc<ServerConfig>, expected: &str, sni: &str| {
+        handshake(client_config(&leaf(expected), &rustls::version::TLS13), config, sni).map(drop)
+    };
+
+    let named = load(&hostnames(&["a.example", "b.example", "c.wild.example"]), &SERVER_KEY).unwrap().unwrap().config;
+    for name in ["a.example", "b.example", "B.Example", "c.wild.example"] {
+        presents(&named, &name.to_ascii_lowercase(), name).unwrap_or_else(|e| panic!("{name}: {e}"));
+    }
+    // A wildcard certificate makes nobody welcome who was not listed.
+    for stranger in ["d.wild.example", "192.0.2.1"] {
+        assert!(presents(&named, "c.wild.example", stranger).is_err(), "{stranger}");
+    }
+
+    let mixed = load(&hostnames(&["a.example", "192.0.2.1", "192.0.2.2"]), &SERVER_KEY).unwrap().unwrap();
+    presents(&mixed.config, "a.example", "a.example").unwrap();
+    presents(&mixed.config, "192.0.2.1", "192.0.2.1").unwrap();
+    let second = mixed.certificates.for_address(&mixed.config, "192.0.2.2".parse().unwrap());
+    presents(&second, "192.0.2.2", "192.0.2.2").unwrap();
+    let elsewhere = mixed.certificates.for_address(&mixed.config, "192.0.2.3".parse().unwrap());
+    presents(&elsewhere, "192.0.2.1", "192.0.2.1").unwrap();
+}
+
+#[test]
+fn reloading_takes_what_is_good_and_keeps_what_is_not() {
+    let dir = TempDir::new().unwrap();
+    let names = ["a.example".to_owned(), "b.example".to_owned()];
+    let leaf = |name: &str| read_chain(&dir.path().join(format!("{name}.crt"))).unwrap().remove(0);
+    for name in &names {
+        put_pair(dir.path(), name, name);
+    }
+    let mode = TlsMode::Manual { dir: dir.path().to_owned(), hostnames: names.to_vec(), make_if_absent: false };
+    let Loaded { config, certificates } = load(&mode, &SERVER_KEY).unwrap().unwrap();
+    let presents = |expected: &CertificateDer<'_>, name: &str| {
+        handshake(client_config(expected, &rustls::version::TLS13), &config, name).unwrap();
+    };
+    let files: Vec<_> = ["a.example.crt", "a.example.key", "b.example.crt", "b.example.key"].into();
+    assert_eq!(certificates.files(), files.iter().map(|name| dir.path().join(name)).collect::<Vec<_>>());
+    assert_eq!(certificates.reload().unwrap(), Reloaded::Same);
+
+    let old_b = leaf("b.example");
+    put_pair(dir.path(), "a.example", "a.example");
+    fs::write(dir.path().join("b.example.key"), "half a ke").unwrap();
+    let text = certificates.reload().unwrap_err().to_string();
+    assert!(text.contains("b.example.key holds no private key"), "{text}");
+    assert!(text.ends_with("; in use as before: b.example; renewed: a.example"), "{text}");
+    presents(&leaf("a.example"), "a.example");
+    presents(&old_b, "b.example");
+
+    // Everything that can be wrong with a file at start can be wrong with a new one.
+    let spoil: [&dyn Fn(); 5] = [
+        &|| fs::remove_file(dir.path().join("b.example.crt")).unwrap(),
+        &|| fs::create_dir(dir.path().join("b.example.crt")).unwrap(),
+        &|| {
+            fs::remove_dir(dir.path().join("b.example.crt")).unwrap();
+            let file = fs::File::create(dir.path().join("b.example.crt")).unwrap();
+            file.set_len(crate::limits::CERTIFICATE_FILE_MAX + 1).unwrap();
+        },
+        &|| put_pair(dir.path(), "b.example", "elsewhere.example"),
+        &|| {
+            put_pair(dir.path(), "other", "b.example");
+            put_pair(dir.path(), "b.example", "b.example");
+            fs::rename(dir.path().join("other.key"), dir.path().join("b.example.key")).unwrap();
+        },
+    ];
+    for (at, spoil) in spoil.iter().enumerate() {
+        spoil();
+        let text = certificates.reload().unwrap_err().to_string();
+        assert!(text.ends_with("; in use as before: b.example"), "{at}: {text}");
+        presents(&old_b, "b.example");
+    }
+    put_pair(dir.path(), "b.example", "b.example");
+    assert_eq!(certificates.reload().unwrap(), Reloaded::Changed(vec!["b.example".into()]));
+    presents(&leaf("b.example"), "b.example");
+    assert_eq!(certificates.clone().reload().unwrap(), Reloaded::Same);
+}
+
+#[test]
+fn a_connection_outlives_the_certificate_that_it_began_with() {
+    let dir = TempDir::new().unwrap();
+    put_pair(dir.path(), "relay.example", "relay.example");
+    let loaded = load(&manual_mode(dir.path(), "relay.example", false), &SERVER_KEY).unwrap().unwrap();
+    let leaf = read_chain(&dir.path().join("relay.example.crt")).unwrap();
+    let client = client_config(&leaf[0], &rustls::version::TLS13);
+    let (mut client, mut server) = handshake(client, &loaded.config, "relay.example").unwrap();
+    put_pair(dir.path(), "relay.example", "relay.example");
+    loaded.certificates.reload().unwrap();
+    std::io::Write::write_all(&mut client.writer(), b"still here").unwrap();
+    let mut wire = Vec::new();
+    client.write_tls(&mut wire).unwrap();
+    server.read_tls(&mut &wire[..]).unwrap();
+    assert_eq!(server.process_new_packets().unwrap().plaintext_bytes_to_read(), 10);
+}
+
+#[test]
 fn self_signed_lives_in_memory_and_takes_any_name() {
-    let config = load(&TlsMode::SelfSigned { hostname: "relay.example".into() }, &SERVER_KEY).unwrap().unwrap();
+    let config = load(&TlsMode::SelfSigned { hostname: "relay.example".into() }, &SERVER_KEY).unwrap().unwrap().config;
     assert_eq!(config.alpn_protocols, [b"http/1.1"]);
     assert!(config.enable_secret_extraction && config.ticketer.enabled());
     assert_eq!(config.max_early_data_size, 0);
@@ -185,6 +296,11 @@ fn made_pair(hostname: &str, crt: &Path, key: &Path) {
         let _ = fs::remove_file(path);
     }
     made::in_files(hostname, crt, key).unwrap();
+}
+
+/// Files for `name` with a certificate for `made_for`, in place of what was there.
+fn put_pair(dir: &Path, name: &str, made_for: &str) {
+    made_pair(made_for, &dir.join(format!("{name}.crt")), &dir.join(format!("{name}.key")));
 }
 
 fn parse<'a>(der: &'a [u8]) -> X509Certificate<'a> {
