@@ -35,7 +35,7 @@ pub(super) fn check(loaded: &Loaded) -> Result<Vec<String>, StartError> {
 }
 
 fn certificate(dir: &Path, name: &str, make: bool, notes: &mut Vec<String>) -> Result<(), StartError> {
-    let (crt, key) = identity::files::names(dir, name);
+    let (crt, key) = identity::file_names(dir, name);
     if make && !crt.exists() && !key.exists() {
         notes.push(format!("{} is not there: a self-signed certificate will be made", crt.display()));
         return Ok(());

@@ -24,7 +24,7 @@ const SUCH_AS: [(&str, &str); 15] = [
     ("debug_key_file", "\"/etc/derpring/debug.key\""),
     ("edges", "2"),
     ("log", "\"info,derpring::edge=debug\""),
-    ("max_clients", "20000"),
+    ("max_clients", "10000"),
     ("max_clients_per_ip", "1000"),
     ("mesh_key_file", "\"/etc/derpring/mesh.key\""),
     ("takeover_socket", "\"/run/derpring/takeover\""),
@@ -36,8 +36,8 @@ pub fn markdown() -> String {
     let mut out = String::from(
         "# Settings\n\n\
          <!-- Made from the flags of `derpring serve`: `DERPRING_WRITE_DOCS=1 cargo test --test config_file`. -->\n\n\
-         Each setting has three names: a flag of `derpring serve`, a variable of the environment, and a key of the file \
-         that `--config` names. A flag counts before the environment, that before the file, and that before the \
+         Each setting has three names: a flag of `derpring serve`, a variable of the environment, and a key of the \
+         file that `--config` names. A flag counts before the environment, that before the file, and that before the \
          default.\n[OPERATIONS.md](OPERATIONS.md#configuration-and-reload) says how to use them, \
          [deploy/examples](../deploy/examples) has files to start from.\n\n\
          *Reload* says whether a relay that runs takes a change over; the others need a restart. Certificates in files \
@@ -68,8 +68,8 @@ pub fn example() -> String {
     let mut out = String::from(
         "# Configuration of a relay: derpring serve --config FILE\n\
          #\n\
-         # Every setting is here. A line such as `#name = value` says what counts without it; \"such as\" shows the form\n\
-         # of a setting that has no default. `--check-config` says whether a file can be used.\n",
+         # Every setting is here. A line such as `#name = value` says what counts without it; \"such as\" shows the\n\
+         # form of a setting that has no default. `--check-config` says whether a file can be used.\n",
     );
     section(&mut out, None);
     for table in settings::TABLES {

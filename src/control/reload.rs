@@ -1,7 +1,7 @@
 //! Reading the configuration again while the relay runs: at SIGHUP, and when a file of it changes.
 //!
-//! A thread of its own, because files may lie where reading takes long. What it reads either counts as a whole or not at
-//! all; no connection notices either way.
+//! A thread of its own, because files may lie where reading takes long. What it reads either counts as a whole or not
+//! at all; no connection notices either way.
 
 mod watch;
 
@@ -85,18 +85,30 @@ impl Drop for Reloader {
 
 fn serve(mut state: State, bell: &Bell) {
     be_nice();
-    let mut watch = Watch::new(state.files());
+    let mut watch = Watch::default();
     loop {
+        // What has changed between the reading of a file and the first look at it would never be seen.
+        if watch.follow(state.files()) {
+            state.reload(CHANGED, Said::IfChanged);
+        }
         let why = match watch.wait(bell) {
             Why::Asked => "SIGHUP",
-            Why::Changed => "a file has changed",
+            Why::Changed => CHANGED,
             Why::End => return,
         };
         // Whatever changes from here on is seen by the next look.
         watch.look();
-        state.reload(why);
-        watch.follow(state.files());
+        state.reload(why, Said::Always);
     }
+}
+
+const CHANGED: &str = "a file has changed";
+
+/// Whether a reload that changes nothing is worth a line.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Said {
+    Always,
+    IfChanged,
 }
 
 struct State {
@@ -116,7 +128,7 @@ impl State {
         files
     }
 
-    fn reload(&mut self, why: &str) {
+    fn reload(&mut self, why: &str, said: Said) {
         debug!(why, "reading the configuration again");
         let read = (self.source)().and_then(|loaded| self.reins.check(&loaded).map(|()| loaded));
         let loaded = match read {
@@ -130,14 +142,18 @@ impl State {
             warn!("{warning}");
         }
         let changed = Changes::between(&self.current, &loaded).live;
+        let before = Changes::between(&self.started, &self.current).later;
         let later = Changes::between(&self.started, &loaded).later;
         self.reins.take_over(&self.current, &loaded);
         self.current = loaded;
         let certificates = self.reins.certificates();
+        if said == Said::IfChanged && changed.is_empty() && later == before && certificates == Ok(Vec::new()) {
+            return;
+        }
+        let list = |names: &[String]| if names.is_empty() { "nothing".to_owned() } else { names.join(", ") };
         if !later.is_empty() {
             warn!("needs a restart: {}", later.join(", "));
         }
-        let list = |names: &[String]| if names.is_empty() { "nothing".to_owned() } else { names.join(", ") };
         match certificates {
             Ok(names) => {
                 self.counts.taken_over.add(1);

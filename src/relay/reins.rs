@@ -44,14 +44,15 @@ impl reload::Reins for Reins {
 
     fn certificates(&mut self) -> Result<Vec<String>, String> {
         let Some(certificates) = &self.certificates else { return Ok(Vec::new()) };
-        match certificates.reload().map_err(|error| error.to_string())? {
-            Reloaded::Same => Ok(Vec::new()),
-            Reloaded::Changed(names) => Ok(names),
+        match certificates.reload() {
+            Ok(Reloaded::Same) => Ok(Vec::new()),
+            Ok(Reloaded::Changed(names)) => Ok(names),
+            Err(error) => Err(error.to_string()),
         }
     }
 
     fn certificate_files(&self) -> Vec<PathBuf> {
-        self.certificates.as_ref().map(Certificates::files).unwrap_or_default()
+        self.certificates.as_ref().map_or_else(Vec::new, Certificates::files)
     }
 }
 

@@ -2,7 +2,7 @@
 
 mod certificates;
 mod choice;
-pub mod files;
+mod files;
 mod made;
 mod meta;
 mod resolver;
@@ -25,7 +25,7 @@ use crate::config::TlsMode;
 use crate::limits;
 pub use certificates::{Certificates, Reloaded};
 pub use choice::{Choice, OpenChallenge};
-pub use files::is_for;
+pub use files::{is_for, names as file_names};
 pub use made::P256;
 use resolver::Resolver;
 

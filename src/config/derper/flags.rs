@@ -70,7 +70,7 @@ const BUILT: &[Row] = &[
     Row("accept-connection-burst", Kind::Int, "9223372036854775807", "new connections that may come at once"),
     Row("ace", Kind::Bool, "false", "answer CONNECT to the control plane"),
     Row("mesh-psk-file", Kind::Text, "", "file with the mesh key: 64 hex characters"),
-    Row("tcp-keepalive-time", Kind::Duration, "10m", "idle time before the first TCP keepalive"),
+    Row("tcp-keepalive-time", Kind::Duration, "10m0s", "idle time before the first TCP keepalive"),
     Row("tcp-user-timeout", Kind::Duration, "15s", "TCP user timeout"),
     Row("tcp-write-timeout", Kind::Duration, "2s", "time without progress after which a write fails; 0 for never"),
 ];

@@ -1,8 +1,8 @@
 //! Which files have changed: the kernel's notices about their directories make it quick, a look at the files now and
 //! then makes it sure.
 //!
-//! Directories, because editors replace files and Kubernetes replaces the link to a whole directory: a watch on the file
-//! would stay with the old one. A look, because a directory may itself be replaced or come back, and file systems of
+//! Directories, because editors replace files and Kubernetes replaces the link to a whole directory: a watch on the
+//! file would stay with the old one. A look, because a directory may itself be replaced or come back, and file systems of
 //! other machines send no notices.
 
 use std::collections::BTreeSet;
@@ -73,8 +73,9 @@ pub(super) struct Watch {
     notices: Option<OwnedFd>,
 }
 
-impl Watch {
-    pub fn new(files: Vec<PathBuf>) -> Self {
+/// Without files.
+impl Default for Watch {
+    fn default() -> Self {
         let notices = match inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC) {
             Ok(notices) => Some(notices),
             Err(error) => {
@@ -83,22 +84,21 @@ impl Watch {
                 None
             }
         };
-        let mut watch = Self { files: Vec::new(), seen: Vec::new(), notices };
-        watch.follow(files);
-        watch
+        Self { files: Vec::new(), seen: Vec::new(), notices }
     }
+}
 
-    /// Looks at these files from now on. Those that were looked at before keep what was seen of them.
-    pub fn follow(&mut self, files: Vec<PathBuf>) {
-        if files != self.files {
-            let seen = files.iter().map(|file| match self.files.iter().position(|known| known == file) {
-                Some(at) => self.seen[at].clone(),
-                None => print(file),
-            });
-            self.seen = seen.collect();
-            self.files = files;
-        }
+impl Watch {
+    /// Looks at these files from now on. Those that were looked at before keep what was seen of them. Returns whether
+    /// there are others, which may have changed before.
+    pub fn follow(&mut self, files: Vec<PathBuf>) -> bool {
+        let seen = |file: &PathBuf| self.files.iter().position(|known| known == file);
+        let new = files.iter().any(|file| seen(file).is_none());
+        let seen = files.iter().map(|file| seen(file).map_or_else(|| print(file), |at| self.seen[at]));
+        self.seen = seen.collect();
+        self.files = files;
         self.watch();
+        new
     }
 
     /// What is there now has been seen.

@@ -43,8 +43,8 @@ pub static SERIES: &[Series] = &[
         "derpring_reloads_total",
         Unit::Count,
         "Times that the configuration was read again, by result.",
-        "At SIGHUP, and when one of its files changes. refused: something in it cannot be used, and all stays as it was; \
-         with certificates alone, those stay and the rest counts.",
+        "At SIGHUP, and when one of its files changes. refused: something in it cannot be used, and all stays as it \
+         was; with certificates alone, those stay and the rest counts.",
         "refused: the log says what to mend, and in which file. Until then a restart would fail.",
         Source::RelayBy(RESULT, |p, result| p.reloads[result]),
     ),

@@ -20,12 +20,13 @@ impl Watched {
         let (inner, file) = (Arc::clone(&bell), file.to_owned());
         let (tell, changes) = mpsc::channel();
         thread::spawn(move || {
-            let mut watch = Watch::new(vec![file.clone()]);
+            let mut watch = Watch::default();
+            assert!(watch.follow(vec![file.clone()]));
             tell.send(Why::Asked).unwrap();
             loop {
                 let why = watch.wait(&inner);
                 watch.look();
-                watch.follow(vec![file.clone()]);
+                assert!(!watch.follow(vec![file.clone()]), "no other");
                 if why == Why::End || tell.send(why).is_err() {
                     return;
                 }
