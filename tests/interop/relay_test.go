@@ -28,6 +28,8 @@ type relaySpec struct {
 	asDerper bool
 	// flags are more of derper's, which needs asDerper.
 	flags []string
+	// ownFlags are derpring's own, for `serve`; they say where it has its admin pages and plain HTTP beside TLS.
+	ownFlags []string
 	// adminSocket is where derpring has its admin pages, if anywhere; derper has none.
 	adminSocket string
 	// binary and flavour are the run's unless given.
@@ -184,11 +186,15 @@ func (r *relay) arguments() []string {
 		"--mesh-key-file", scratch.meshKeyFile,
 	}
 	if !r.spec.tls {
-		return append(args, "--dev")
+		return append(append(args, "--dev"), r.spec.ownFlags...)
 	}
-	return append(args,
+	args = append(args,
 		"--hostname", r.spec.host, "--cert-mode", "manual", "--cert-dir", r.spec.certDir, "--key-file", r.spec.keyFile,
-		"--stun-listen", "", "--http-listen", "", "--admin-listen", "")
+		"--stun-listen", "")
+	if r.spec.ownFlags != nil {
+		return append(args, r.spec.ownFlags...)
+	}
+	return append(args, "--http-listen", "", "--admin-listen", "")
 }
 
 // environment is made from nothing: both relays read variables that a developer's shell may hold.
