@@ -3,8 +3,10 @@
 use std::io;
 use std::net::{Shutdown, TcpListener};
 use std::os::unix::net::UnixListener;
+use std::sync::Arc;
 
 use socket2::SockRef;
+use tokio::sync::watch;
 
 /// A socket, and what is served there.
 pub(super) struct Entrance {
@@ -15,13 +17,14 @@ pub(super) struct Entrance {
 
 pub(super) enum Listening {
     Tcp(TcpListener),
-    Unix(UnixListener),
+    /// With the word that it is closed.
+    Unix(UnixListener, Arc<watch::Sender<bool>>),
 }
 
 impl Entrance {
     pub fn all(main: Vec<TcpListener>, unix: Vec<UnixListener>, http: Vec<TcpListener>) -> Vec<Self> {
         let main = main.into_iter().map(|socket| (Listening::Tcp(socket), false));
-        let unix = unix.into_iter().map(|socket| (Listening::Unix(socket), false));
+        let unix = unix.into_iter().map(|socket| (Listening::Unix(socket, Arc::default()), false));
         let http = http.into_iter().map(|socket| (Listening::Tcp(socket), true));
         main.chain(unix).chain(http).map(|(socket, beside)| Self { socket, beside }).collect()
     }
@@ -30,7 +33,7 @@ impl Entrance {
     pub fn share(&self) -> io::Result<Self> {
         let socket = match &self.socket {
             Listening::Tcp(socket) => Listening::Tcp(socket.try_clone()?),
-            Listening::Unix(socket) => Listening::Unix(socket.try_clone()?),
+            Listening::Unix(socket, closed) => Listening::Unix(socket.try_clone()?, closed.clone()),
         };
         Ok(Self { socket, ..*self })
     }
@@ -39,7 +42,10 @@ impl Entrance {
     pub fn close(&self) {
         let socket = match &self.socket {
             Listening::Tcp(socket) => SockRef::from(socket),
-            Listening::Unix(socket) => SockRef::from(socket),
+            Listening::Unix(socket, closed) => {
+                closed.send_replace(true);
+                SockRef::from(socket)
+            }
         };
         let _ = socket.shutdown(Shutdown::Both);
     }

@@ -1,15 +1,16 @@
 //! Streams over tokio's own epoll, where io_uring is not allowed.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixListener;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
 
 use socket2::SockRef;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio::sync::watch;
 use tokio::task::LocalSet;
 
 use super::entrance::Listening;
@@ -20,26 +21,31 @@ pub(super) struct Tokio;
 
 pub(super) enum Listener {
     Tcp(TcpListener),
-    Unix(AsyncFd<UnixListener>),
+    Unix(Unix),
 }
 
-pub(super) fn unix(listener: UnixListener) -> io::Result<AsyncFd<UnixListener>> {
-    listener.set_nonblocking(true)?;
-    AsyncFd::with_interest(listener, Interest::READABLE)
+/// A unix socket that was shut down wakes nobody who waits for a peer, as one of TCP does: it is told apart.
+pub(super) struct Unix {
+    listener: UnixListener,
+    closed: Arc<watch::Sender<bool>>,
 }
 
-/// A blocking stream, in the type that all streams have here: it does nothing with a socket that only TCP can.
-///
-/// Unlike one of TCP, a unix socket that was shut down says of an accept only that nobody is there.
-pub(super) async fn accept_unix(listener: &AsyncFd<UnixListener>) -> io::Result<std::net::TcpStream> {
-    loop {
-        let mut ready = listener.readable().await?;
-        if ready.ready().is_read_closed() {
-            return Err(io::ErrorKind::NotConnected.into());
-        }
-        if let Ok(accepted) = ready.try_io(|listener| listener.get_ref().accept()) {
-            return accepted.map(|(stream, _)| OwnedFd::from(stream).into());
-        }
+impl Unix {
+    pub fn new(listener: std::os::unix::net::UnixListener, closed: Arc<watch::Sender<bool>>) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        Ok(Self { listener: UnixListener::from_std(listener)?, closed })
+    }
+
+    /// Non-blocking, and in the type that all streams have here: it does nothing with a socket that only TCP can.
+    pub async fn accept(&self) -> io::Result<std::net::TcpStream> {
+        let mut closed = self.closed.subscribe();
+        let mut closed = pin!(closed.wait_for(|closed| *closed));
+        let accepted = poll_fn(|cx| match self.listener.poll_accept(cx) {
+            Poll::Ready(accepted) => Poll::Ready(accepted),
+            Poll::Pending => closed.as_mut().poll(cx).map(|_| Err(io::ErrorKind::NotConnected.into())),
+        });
+        let (stream, _) = accepted.await?;
+        Ok(OwnedFd::from(stream.into_std()?).into())
     }
 }
 
@@ -70,18 +76,14 @@ impl Host for Tokio {
                 tcp.set_nonblocking(true)?;
                 TcpListener::from_std(tcp).map(Listener::Tcp)
             }
-            Listening::Unix(listener) => unix(listener).map(Listener::Unix),
+            Listening::Unix(listener, closed) => Unix::new(listener, closed).map(Listener::Unix),
         }
     }
 
     async fn accept(&self, listener: &Listener) -> io::Result<(TcpStream, Option<SocketAddr>)> {
         match listener {
             Listener::Tcp(tcp) => tcp.accept().await.map(|(stream, peer)| (stream, Some(peer))),
-            Listener::Unix(unix) => {
-                let stream = accept_unix(unix).await?;
-                stream.set_nonblocking(true)?;
-                Ok((TcpStream::from_std(stream)?, None))
-            }
+            Listener::Unix(unix) => Ok((TcpStream::from_std(unix.accept().await?)?, None)),
         }
     }
 

@@ -8,18 +8,17 @@ use std::future::Future;
 use std::io::{self, Write};
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::OwnedFd;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::{DupFlags, Errno, dup3, fcntl_dupfd_cloexec, ioctl_fionbio};
-use tokio::io::unix::AsyncFd;
 use tokio_uring::buf::BoundedBuf;
 use tokio_uring::net::{TcpListener, TcpStream};
 
 use super::entrance::Listening;
 use super::host::{Host, Stream};
-use super::stream_tokio::{self, accept_unix};
+use super::stream_tokio;
 use crate::driver::fd::of_uring_stream;
 use crate::limits;
 
@@ -85,7 +84,7 @@ impl Uring {
 /// runtime has as well.
 pub(super) enum Listener {
     Tcp(TcpListener),
-    Unix(AsyncFd<UnixListener>),
+    Unix(stream_tokio::Unix),
 }
 
 impl Host for Uring {
@@ -99,7 +98,7 @@ impl Host for Uring {
                 tcp.set_nonblocking(false)?;
                 Ok(Listener::Tcp(TcpListener::from_std(tcp)))
             }
-            Listening::Unix(unix) => stream_tokio::unix(unix).map(Listener::Unix),
+            Listening::Unix(unix, closed) => stream_tokio::Unix::new(unix, closed).map(Listener::Unix),
         }
     }
 
@@ -107,8 +106,9 @@ impl Host for Uring {
         match listener {
             Listener::Tcp(tcp) => tcp.accept().await.map(|(stream, peer)| (stream, Some(peer))),
             Listener::Unix(unix) => {
-                // It blocks, as it must here.
-                Ok((TcpStream::from_std(accept_unix(unix).await?), None))
+                let stream = unix.accept().await?;
+                stream.set_nonblocking(false)?;
+                Ok((TcpStream::from_std(stream), None))
             }
         }
     }
