@@ -170,8 +170,8 @@ fn look_up(entry: &str, resolver: &dyn Resolver) -> Option<((String, Vec<IpAddr>
             warn!(name, record = percent, %error, "/bootstrap-dns tells this name to nobody: its TXT record is missing");
             Vec::new()
         });
-        let percents = texts.iter().filter_map(|text| text.parse::<u8>().ok()).filter(|percent| *percent <= 100);
-        percents.last().map_or(0.0, |percent| f64::from(percent) / 100.0)
+        let mut percents = texts.iter().filter_map(|text| text.parse::<u8>().ok()).filter(|percent| *percent <= 100);
+        percents.next_back().map_or(0.0, |percent| f64::from(percent) / 100.0)
     };
     Some(((name.to_owned(), addresses), share))
 }

@@ -125,7 +125,9 @@ pub enum Protocol {
 pub enum HttpError {
     #[error("peer's request is not HTTP")]
     Malformed,
-    #[error("peer's request needs exactly one Host, of the characters that a host may have")]
+    #[error("peer's request has no Host")]
+    NoHost,
+    #[error("peer's request has a Host with characters that no host has")]
     Host,
     #[error("peer's request head is longer than {} bytes", limits::HTTP_HEAD_MAX)]
     TooLarge,
@@ -138,17 +140,18 @@ pub enum HttpError {
 }
 
 impl HttpError {
-    /// What the peer is told before the connection ends.
+    /// What the peer is told before the connection ends, in the form of Go's server.
     pub fn answer(self) -> Vec<u8> {
         let (status, text) = match self {
-            Self::Malformed => (400, "bad request"),
-            Self::Host => (400, "exactly one Host header is required"),
-            Self::TooLarge => (431, "request head too large"),
-            Self::Version => (505, "HTTP version not supported"),
-            Self::Body => (400, "request bodies need a Content-Length"),
-            Self::Forwarded => (400, "X-Forwarded-For and Forwarded name different clients"),
+            Self::Malformed => (400, "400 Bad Request"),
+            Self::NoHost => (400, "400 Bad Request: missing required Host header"),
+            Self::Host => (400, "400 Bad Request: malformed Host header"),
+            Self::TooLarge => (431, "431 Request Header Fields Too Large"),
+            Self::Version => (505, "505 HTTP Version Not Supported: unsupported protocol version"),
+            Self::Body => (400, "400 Bad Request: a request body needs a Content-Length"),
+            Self::Forwarded => (400, "400 Bad Request: X-Forwarded-For and Forwarded name different clients"),
         };
-        Reply::text(status, text).last()
+        Reply::new(status).header("Content-Type", "text/plain; charset=utf-8").body(text).last()
     }
 }
 

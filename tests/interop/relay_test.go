@@ -36,6 +36,8 @@ type relaySpec struct {
 	stun []string
 	// stunAny lets any client ask, and not only Tailscale's; derper does not know that.
 	stunAny bool
+	// ownFlags are derpring's own, for `serve`; they say where it has its admin pages and plain HTTP beside TLS.
+	ownFlags []string
 	// adminSocket is where derpring has its admin pages, if anywhere; derper has none.
 	adminSocket string
 	// binary and flavour are the run's unless given.
@@ -199,11 +201,14 @@ func (r *relay) arguments() []string {
 		args = append(args, "--stun-any")
 	}
 	if !r.spec.tls {
-		return append(args, "--dev")
+		return append(append(args, "--dev"), r.spec.ownFlags...)
 	}
-	return append(args,
-		"--hostname", r.spec.host, "--cert-mode", r.spec.certMode, "--cert-dir", r.spec.certDir, "--key-file", r.spec.keyFile,
-		"--http-listen", "", "--admin-listen", "")
+	args = append(args,
+		"--hostname", r.spec.host, "--cert-mode", r.spec.certMode, "--cert-dir", r.spec.certDir, "--key-file", r.spec.keyFile)
+	if r.spec.ownFlags != nil {
+		return append(args, r.spec.ownFlags...)
+	}
+	return append(args, "--http-listen", "", "--admin-listen", "")
 }
 
 // environment is made from nothing: both relays read variables that a developer's shell may hold.

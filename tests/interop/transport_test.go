@@ -22,6 +22,8 @@ type transport struct {
 	// handOver gives the real client a finished TLS connection and lets it believe that it speaks plain HTTP. It then knows
 	// nothing of certificates and does the ordinary upgrade, as it would behind a proxy that removes the meta certificate.
 	handOver bool
+	// from is the address that connections come from, where it is not to be the system's choice.
+	from string
 	// wrap, where a test sets it, stands between TLS and the socket.
 	wrap func(net.Conn) net.Conn
 }
@@ -49,9 +51,16 @@ var (
 	allTransports = []transport{plain, tls13, tls12, tls13Upgrade}
 )
 
+func (tr transport) dialer() *net.Dialer {
+	if tr.from == "" {
+		return new(net.Dialer)
+	}
+	return &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(tr.from)}}
+}
+
 // dial reaches the relay without any client library.
 func (tr transport) dial(ctx context.Context, r *relay) (net.Conn, error) {
-	conn, err := new(net.Dialer).DialContext(ctx, "tcp", r.addr())
+	conn, err := tr.dialer().DialContext(ctx, "tcp", r.addr())
 	if err != nil {
 		return nil, err
 	}
@@ -96,7 +105,7 @@ func (tr transport) client(r *relay, private key.NodePrivate) (*derphttp.Client,
 		if tr.handOver {
 			conn, err = tr.dial(ctx, r)
 		} else {
-			conn, err = new(net.Dialer).DialContext(ctx, network, r.addr())
+			conn, err = tr.dialer().DialContext(ctx, network, r.addr())
 		}
 		watched.Conn = conn
 		return watched, err

@@ -8,8 +8,7 @@ use super::{Door, Site};
 /// Only over TLS; elsewhere the reference knows no such method.
 pub(super) fn route(head: &Head<'_>, site: &Site, door: Door) -> Routed {
     Routed::Reply(match door {
-        Door::Http => Reply::text(400, "Use HTTPS"),
-        Door::Main { tls: false } => Reply::text(404, "404 page not found"),
+        Door::Http | Door::Main { tls: false } => Reply::text(404, "404 page not found"),
         Door::Main { tls: true } if !site.connect => Reply::text(403, "CONNECT not enabled"),
         Door::Main { tls: true } => match target(head.target) {
             Some((host, port)) => return Routed::Connect(host.to_owned(), port),

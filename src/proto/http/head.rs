@@ -56,8 +56,10 @@ impl<'b> Head<'b> {
         for header in request.headers.iter() {
             head.take(header.name, header.value)?;
         }
-        if head.hosts > 1 || (head.hosts == 0 && minor == 1) {
-            return Err(HttpError::Host);
+        match (head.hosts, minor) {
+            (0, 1) => return Err(HttpError::NoHost),
+            (2.., _) => return Err(HttpError::Malformed),
+            _ => {}
         }
         Ok(Some(head))
     }

@@ -282,8 +282,8 @@ fn connections_persist_as_the_versions_say() {
 fn what_is_not_a_request_is_an_error_with_an_answer() {
     use HttpError::*;
     for (request, error) in [
-        ("GET / HTTP/1.1\r\n\r\n", Host),
-        ("GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", Host),
+        ("GET / HTTP/1.1\r\n\r\n", NoHost),
+        ("GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", Malformed),
         ("GET / HTTP/1.1\r\nHost: a b\r\n\r\n", Host),
         ("GET / HTTP/1.1\r\nHost: a/b\r\n\r\n", Host),
         ("GET / HTTP/1.1\r\nHost: \u{e4}\r\n\r\n", Host),
@@ -337,12 +337,7 @@ fn plain_http_beside_tls_leads_to_it() {
     }
     let (head, _) = at_http("GET //derp HTTP/1.1\r\nHost: h\r\n\r\n", &site(), stranger);
     assert!(head.starts_with("HTTP/1.1 307 ") && head.contains("\r\nLocation: /derp\r\n"), "{head}");
-    for request in [
-        "POST / HTTP/1.1\r\nHost: h\r\n\r\n",
-        "CONNECT a.tailscale.com:443 HTTP/1.1\r\nHost: h\r\n\r\n",
-        "GET / HTTP/1.0\r\n\r\n",
-        "GET / HTTP/1.1\r\nHost:\r\n\r\n",
-    ] {
+    for request in ["POST / HTTP/1.1\r\nHost: h\r\n\r\n", "GET / HTTP/1.0\r\n\r\n", "GET / HTTP/1.1\r\nHost:\r\n\r\n"] {
         let (head, body) = at_http(request, &Site { connect: true, ..site() }, stranger);
         assert!(head.contains(" 400 Bad Request\r\n") && body == "Use HTTPS\n", "{request}: {head}");
     }
@@ -411,7 +406,10 @@ fn connect_is_for_tls_and_the_control_plane() {
     let refused = ask("example.com:443", true, MAIN);
     assert!(refused.starts_with("HTTP/1.1 403 ") && refused.ends_with("\r\n\r\nInvalid CONNECT target\n"), "{refused}");
     assert!(ask(plane, false, MAIN).ends_with("\r\n\r\nCONNECT not enabled\n"));
-    assert!(ask(plane, true, Door::Main { tls: false }).starts_with("HTTP/1.1 404 "));
+    for door in [Door::Main { tls: false }, Door::Http] {
+        let answer = ask(plane, true, door);
+        assert!(answer.starts_with("HTTP/1.1 404 ") && answer.ends_with("\r\n\r\n404 page not found\n"), "{answer}");
+    }
 }
 
 #[test]
