@@ -239,7 +239,7 @@ impl Relay {
             log: log.clone(),
         };
         let admin = Admin::start(parts, doors, questions).map_err(StartError::Admin)?;
-        // Nothing can fail behind this: the sockets are ours.
+        // Nothing can fail behind this.
         if let Some(taking) = &taking {
             taking.ready()?;
         }

@@ -81,7 +81,8 @@ fn load(flags: &Flags, host: &Host<'_>) -> Result<Loaded, ConfigError> {
         },
         connect: flags.bool("ace"),
         trusted_proxies: Vec::new(),
-        accept_limit: accept_limit(flags)?,
+        // Of the TLS listener only, as derper has it.
+        accept_limit: accept_limit(flags)?.filter(|_| tls != TlsMode::None),
         tls,
         key: if dev { KeySource::Ephemeral } else { key_source(flags, host)? },
         mesh_key: if dev { dev_mesh_key(host)? } else { mesh_key(flags)? },

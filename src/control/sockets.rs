@@ -278,9 +278,11 @@ impl Sockets {
     /// # Errors
     /// The name cannot be had.
     pub fn unix(&mut self, role: Role, path: &Path, how: &UnixKind) -> io::Result<(UnixListener, SocketFile)> {
-        let (socket, file, origin) = match self.take(role, &Address::Unix(path.into())) {
-            // The name is systemd's, or still that of the relay which is replaced.
-            Some(found) => (Socket::from(found.fd), SocketFile::of(path, false)?, found.origin),
+        // The name is systemd's, or still that of the relay which is replaced. Without its name a socket is no use.
+        let inherited = self.take(role, &Address::Unix(path.into()));
+        let inherited = inherited.and_then(|found| Some((SocketFile::of(path, false).ok()?, found)));
+        let (socket, file, origin) = match inherited {
+            Some((file, found)) => (Socket::from(found.fd), file, found.origin),
             None => {
                 let (socket, file) = open_unix(path, how)?;
                 (socket, file, Origin::New)

@@ -28,6 +28,8 @@ type relaySpec struct {
 	asDerper bool
 	// flags are more of derper's, which needs asDerper.
 	flags []string
+	// more are derpring's own flags, which needs that it is not asDerper.
+	more []string
 	// adminSocket is where derpring has its admin pages, if anywhere; derper has none.
 	adminSocket string
 	// binary and flavour are the run's unless given.
@@ -183,6 +185,7 @@ func (r *relay) arguments() []string {
 		"serve", "--listen", listen, "--backend", settings.backend, "--workers", settings.workers,
 		"--mesh-key-file", scratch.meshKeyFile,
 	}
+	args = append(args, r.spec.more...)
 	if !r.spec.tls {
 		return append(args, "--dev")
 	}

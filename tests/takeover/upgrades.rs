@@ -96,7 +96,7 @@ fn who_was_there_may_stay_for_the_drain_time(ground: Ground) {
     let mut old = stage.first();
     let (mut a, mut b) = (visit(&old).log_in(), visit(&old).log_in());
     // Has said half of it.
-    let late = visit(&old);
+    let late = visit_at(old.addr, old.public, Mode::Plain);
     let mut half = late.connect();
     half.send(&late.request());
     half.expect_greeting();
