@@ -164,7 +164,8 @@ fn addresses_may_change(ground: Ground) {
     let admin = stage.path("admin");
     let left = stage.path("left");
     let unix = |path: &std::path::Path| format!("--admin-listen=unix:{},127.0.0.1:0", path.display());
-    let mut old = stage.next_to_nobody(&[&format!("--listen=127.0.0.1:0,{spare}"), &unix(&left), &unix(&admin)]);
+    let also = format!("--admin-listen=unix:{}", left.display());
+    let mut old = stage.next_to_nobody(&[&format!("--listen=127.0.0.1:0,{spare}"), &unix(&admin), &also]);
     assert_eq!(ask(&admin), "200");
     let tcp_admin = admin_port(&mut old);
     let kept = old.addr;
