@@ -264,7 +264,7 @@ impl Relay {
         let admin = Admin::start(parts, doors, questions).map_err(StartError::Admin)?;
         let stun = start_stun(&config, stun_sockets, stun_stats).map_err(StartError::Stun)?;
         let stun_addresses = stun.as_ref().map(Stun::addresses).unwrap_or_default();
-        // Nothing can fail behind this: the sockets are ours.
+        // Nothing can fail behind this.
         if let Some(taking) = &taking {
             taking.ready()?;
         }

@@ -101,7 +101,8 @@ fn load(flags: &Flags, host: &Host<'_>) -> Result<Loaded, ConfigError> {
             unpublished: names(flags.text("unpublished-bootstrap-dns-names")),
         },
         connect: flags.bool("ace"),
-        accept_limit: accept_limit(flags)?,
+        // Of the TLS listener only, as derper has it.
+        accept_limit: accept_limit(flags)?.filter(|_| tls != TlsMode::None),
         tls,
         key: if dev { KeySource::Ephemeral } else { key_source(flags, host)? },
         mesh_key: if dev { dev_mesh_key(host)? } else { mesh_key(flags)? },

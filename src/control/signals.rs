@@ -45,7 +45,7 @@ fn obey(mut signals: Signals, impatient: &AtomicBool, mut stop: impl FnMut() -> 
             Next::Hurries => "a second signal stops without waiting for sessions",
             Next::Kills => "another signal ends at once",
         };
-        info!("{}: stopping; {then}", if signal == SIGINT { "SIGINT" } else { "SIGTERM" });
         impatient.store(next == Next::Kills, Ordering::Release);
+        info!("{}: stopping; {then}", if signal == SIGINT { "SIGINT" } else { "SIGTERM" });
     }
 }

@@ -111,12 +111,13 @@ impl Address {
         local.as_socket().map(Self::Tcp).or_else(|| local.as_pathname().map(|path| Self::Unix(path.into())))
     }
 
-    /// Whether a socket here serves who asked for `wanted`. Port 0 asks for any, and `0.0.0.0` is what `[::]` becomes
-    /// on a host without IPv6.
-    fn serves(&self, wanted: &Self) -> bool {
+    /// Whether a socket here serves who asked for `wanted`: `0.0.0.0` is what `[::]` becomes on a host without IPv6, and
+    /// to a relay that succeeds another port 0 means the one that this got.
+    fn serves(&self, wanted: &Self, origin: Origin) -> bool {
         let same = |here: &SocketAddr, wanted: &SocketAddr| {
             let any = wanted.ip().is_unspecified() && wanted.is_ipv6() && here.ip().is_unspecified();
-            (here.ip() == wanted.ip() || any) && (here.port() == wanted.port() || wanted.port() == 0)
+            let got = wanted.port() == 0 && origin == Origin::Given;
+            (here.ip() == wanted.ip() || any) && (here.port() == wanted.port() || got)
         };
         match (self, wanted) {
             (Self::Tcp(here), Self::Tcp(wanted)) | (Self::Udp(here), Self::Udp(wanted)) => same(here, wanted),
@@ -278,9 +279,11 @@ impl Sockets {
     /// # Errors
     /// The name cannot be had.
     pub fn unix(&mut self, role: Role, path: &Path, how: &UnixKind) -> io::Result<(UnixListener, SocketFile)> {
-        let (socket, file, origin) = match self.take(role, &Address::Unix(path.into())) {
-            // The name is systemd's, or still that of the relay which is replaced.
-            Some(found) => (Socket::from(found.fd), SocketFile::of(path, false)?, found.origin),
+        // The name is systemd's, or still that of the relay which is replaced. Without its name a socket is no use.
+        let inherited = self.take(role, &Address::Unix(path.into()));
+        let inherited = inherited.and_then(|found| Some((SocketFile::of(path, false).ok()?, found)));
+        let (socket, file, origin) = match inherited {
+            Some((file, found)) => (Socket::from(found.fd), file, found.origin),
             None => {
                 let (socket, file) = open_unix(path, how)?;
                 (socket, file, Origin::New)
@@ -293,7 +296,7 @@ impl Sockets {
     }
 
     fn take(&mut self, role: Role, wanted: &Address) -> Option<Found> {
-        let fits = |found: &Found| found.role.is_none_or(|is| is == role) && found.address.serves(wanted);
+        let fits = |found: &Found| found.role.is_none_or(|is| is == role) && found.address.serves(wanted, found.origin);
         let at = self.found.iter().position(fits)?;
         Some(self.found.swap_remove(at))
     }

@@ -31,3 +31,6 @@ pub const KIND: UnixKind = UnixKind { kind: socket2::Type::SEQPACKET, mode: 0o60
 
 /// Said first by both. A relay that speaks another one is refused: the old one goes on.
 const PROTOCOL: u32 = 1;
+
+#[cfg(test)]
+mod tests;

@@ -181,7 +181,11 @@ mod tests {
             await_end(&mut leaving);
             if would_block(&leaving.accept()) {
                 await_end(&mut staying);
-                staying.accept().unwrap();
+                // It may have been woken before, for one that the other took.
+                while would_block(&staying.accept()) {
+                    staying.wait().unwrap();
+                    await_end(&mut staying);
+                }
                 left += 1;
             } else {
                 won += 1;

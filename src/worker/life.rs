@@ -123,10 +123,13 @@ impl Core {
         }
     }
 
-    /// Tells the peer when to come back.
+    /// Tells the peer when to come back, unless that has been said, here or at another worker.
     pub(super) fn say_restarting(&mut self, slot: u32) {
         /// Behind the last moment at which it may begin.
         const TRY_FOR: Duration = Duration::from_secs(120);
+        if !self.sessions[slot].is_present() || std::mem::replace(&mut self.sessions[slot].told_to_leave, true) {
+            return;
+        }
         let reconnect_in = (self.spread(self.reconnect_spread) / 1_000_000) as u32;
         let try_for = (self.reconnect_spread + TRY_FOR).as_millis() as u32;
         self.push_control(slot, &frame::restarting(reconnect_in, try_for));

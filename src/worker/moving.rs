@@ -86,8 +86,6 @@ pub struct Arrival<S> {
     queues: Packed,
     heard: Vec<(NodeKey, ConnId)>,
     end: Option<CloseReason>,
-    /// Was told that the relay stops.
-    told_to_leave: bool,
 }
 
 impl<S> Arrival<S> {
@@ -248,12 +246,12 @@ impl Core {
             self.stats.tls_connections[version as usize].sub(1);
         }
         self.stats.moves.add(1);
-        Arrival { socket, to, session, queues, heard, end, told_to_leave: self.draining }
+        Arrival { socket, to, session, queues, heard, end }
     }
 
     /// A session has come: what it brings goes in front of what has been queued for it here.
     pub(super) fn arrive<D: Driver>(&mut self, driver: &mut D, arrival: Arrival<D::Socket>) {
-        let Arrival { socket, to, session: came, queues, mut heard, end, told_to_leave } = arrival;
+        let Arrival { socket, to, session: came, queues, mut heard, end } = arrival;
         let held = queues.held();
         self.stats.packets_moved_in.add(u64::from(held.data + held.disco));
         // Only a worker that is ending has let go of the slot; the socket closes as it is dropped.
@@ -280,7 +278,7 @@ impl Core {
         if driver.attach(slot, socket).is_err() {
             ended = Some(CloseReason::Internal);
         }
-        self.go_on(slot, told_to_leave);
+        self.go_on(slot);
         if let Some(reason) = ended {
             self.close(slot, reason);
         }
@@ -330,14 +328,14 @@ impl Core {
     }
 
     /// Whatever the session has missed on its way.
-    fn go_on(&mut self, slot: u32, told_to_leave: bool) {
+    fn go_on(&mut self, slot: u32) {
         self.wake_at(slot, self.now);
         let session = &self.sessions[slot];
         if session.unhealthy && !session.shared {
             self.sessions[slot].unhealthy = false;
             self.push_control(slot, &frame::health(""));
         }
-        if self.draining && !told_to_leave {
+        if self.draining {
             self.say_restarting(slot);
         }
         let peer = self.sessions[slot].peer;

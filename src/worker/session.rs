@@ -62,6 +62,8 @@ pub struct Session {
     pub home: bool,
     pub not_ideal: bool,
     pub pong_pending: bool,
+    /// Was told that the relay is about to stop.
+    pub told_to_leave: bool,
     /// Was told that another connection uses its key.
     pub unhealthy: bool,
     /// Why its TLS ended; the farewell says so.
@@ -144,6 +146,7 @@ impl Session {
             home: false,
             not_ideal: false,
             pong_pending: false,
+            told_to_leave: false,
             unhealthy: false,
             fault: None,
             key: NodeKey::ZERO,

@@ -38,6 +38,8 @@ type relaySpec struct {
 	stunAny bool
 	// ownFlags are derpring's own, for `serve`; they say where it has its admin pages and plain HTTP beside TLS.
 	ownFlags []string
+	// more are derpring's own flags, which needs that it is not asDerper.
+	more []string
 	// adminSocket is where derpring has its admin pages, if anywhere; derper has none.
 	adminSocket string
 	// binary and flavour are the run's unless given.
@@ -199,6 +201,8 @@ func (r *relay) arguments() []string {
 	args = append(args, "--stun-listen", strings.Join(r.spec.stun, ","))
 	if r.spec.stunAny {
 		args = append(args, "--stun-any")
+	}
+	args = append(args, r.spec.more...)
 	}
 	if !r.spec.tls {
 		return append(append(args, "--dev"), r.spec.ownFlags...)

@@ -276,6 +276,12 @@ impl Client {
         assert_eq!(says.as_deref(), Some(r#"{"version":2}"#), "what ServerInfo says");
     }
 
+    /// Everything until the end, as text.
+    pub fn rest_of_it(&mut self) -> String {
+        while self.fill(self.rest().len() + 1).is_none() {}
+        String::from_utf8(self.rest().to_vec()).unwrap()
+    }
+
     /// An HTTP head, its blank line included.
     #[track_caller]
     pub fn expect_head(&mut self) -> String {

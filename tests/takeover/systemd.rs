@@ -241,6 +241,35 @@ fn a_takeover_says_who_the_service_is(ground: Ground) {
     }
 }
 
+/// The units of deploy/systemd, by systemd's own judgement.
+#[test]
+fn the_units_are_valid() {
+    const TOOL: &str = "systemd-analyze";
+    if Command::new(TOOL).arg("--version").stdout(Stdio::null()).status().is_err() {
+        return leave_out("the_units_are_valid", "systemd-analyze is not here", "DERPRING_REQUIRE_TOOLS");
+    }
+    let dir = tempfile::TempDir::new().unwrap();
+    let units = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/systemd");
+    // Where the binary will be is not where it is.
+    let unit = |name: &str| {
+        let text = std::fs::read_to_string(units.join(name)).unwrap();
+        text.replace("/usr/bin/derpring", env!("CARGO_BIN_EXE_derpring"))
+    };
+    let written = [
+        ("derpring.service", unit("derpring.service")),
+        ("derpring.socket", unit("derpring.socket")),
+        ("derper.service", format!("[Service]\nExecStart=/bin/true\n{}", unit("derper.service.d/derpring.conf"))),
+    ];
+    let paths = written.map(|(name, text)| {
+        std::fs::write(dir.path().join(name), text).unwrap();
+        dir.path().join(name)
+    });
+    let run = Command::new(TOOL).arg("verify").args(paths).output().unwrap();
+    let text = String::from_utf8_lossy(&run.stderr);
+    let about_ours: Vec<&str> = text.lines().filter(|line| line.contains("derp")).collect();
+    assert!(run.status.success() && about_ours.is_empty(), "{text}");
+}
+
 on_backends!(
     systemd_passes_the_main_listener,
     sockets_are_known_by_name_or_address,

@@ -96,7 +96,7 @@ fn who_was_there_may_stay_for_the_drain_time(ground: Ground) {
     let mut old = stage.first();
     let (mut a, mut b) = (visit(&old).log_in(), visit(&old).log_in());
     // Has said half of it.
-    let late = visit(&old);
+    let late = visit_at(old.addr, old.public, Mode::Plain);
     let mut half = late.connect();
     half.send(&late.request());
     half.expect_greeting();
@@ -164,7 +164,8 @@ fn addresses_may_change(ground: Ground) {
     let admin = stage.path("admin");
     let left = stage.path("left");
     let unix = |path: &std::path::Path| format!("--admin-listen=unix:{},127.0.0.1:0", path.display());
-    let mut old = stage.next_to_nobody(&[&format!("--listen=127.0.0.1:0,{spare}"), &unix(&left), &unix(&admin)]);
+    let also = format!("--admin-listen=unix:{}", left.display());
+    let mut old = stage.next_to_nobody(&[&format!("--listen=127.0.0.1:0,{spare}"), &unix(&admin), &also]);
     assert_eq!(ask(&admin), "200");
     let tcp_admin = admin_port(&mut old);
     let kept = old.addr;
