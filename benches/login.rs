@@ -5,8 +5,8 @@ use std::hint::black_box;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use crypto_box::aead::Aead;
 use crypto_box::{PublicKey, SalsaBox, SecretKey};
-use derpring::config::HomePage;
-use derpring::proto::http::{self, Action, Protocol, Site, Visitor};
+use derpring::config::{HomePage, TrustedProxies};
+use derpring::proto::http::{self, Action, Door, Protocol, Services, Site, Visitor};
 use derpring::proto::login::Keys;
 
 const SERVER: [u8; 32] = [0x42; 32];
@@ -23,11 +23,14 @@ criterion_group!(benches, login);
 fn login(c: &mut Criterion) {
     let mut group = c.benchmark_group("login");
     group.throughput(Throughput::Elements(1));
-    let site = Site { home: HomePage::Default, debug: None, derp: true };
-    let visitor = Visitor { ip: [192, 0, 2, 1].into(), last: false };
+    let site = Site { home: HomePage::Default, debug: None, derp: true, connect: false, tailscales: false };
+    let (proxies, door) = (TrustedProxies::default(), Door::Main { tls: true });
+    let visitor = Visitor { address: Some(([192, 0, 2, 1], 4242).into()), proxies: &proxies, door, last: false };
+    let services = Services { challenges: None };
     group.bench_function("HTTP head", |b| {
         b.iter(|| {
-            let exchange = http::next(black_box(HEAD), &site, visitor).expect("a request").expect("all of it");
+            let exchange =
+                http::next(black_box(HEAD), &site, services, visitor).expect("a request").expect("all of it");
             let Action::Upgrade(upgrade) = exchange.action else { panic!("an upgrade was asked for") };
             assert!(upgrade.protocol == Protocol::Derp { fast_start: true } && exchange.head_len == HEAD.len());
         });

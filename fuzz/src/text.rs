@@ -6,9 +6,9 @@ use std::fs;
 use crypto_box::aead::Aead;
 use crypto_box::{PublicKey, SalsaBox, SecretKey};
 use derpring::config::derper::{self, Host, Request};
-use derpring::config::{DebugAccess, HomePage, keys};
+use derpring::config::{DebugAccess, HomePage, TrustedProxies, keys};
 use derpring::limits;
-use derpring::proto::http::{self, Action, Site, Visitor};
+use derpring::proto::http::{self, Action, Challenge, Challenges, Door, Services, Site, Visitor};
 use derpring::proto::key::to_hex;
 use derpring::proto::login::{Keys, LoginError, client_info_len};
 use tempfile::NamedTempFile;
@@ -27,26 +27,49 @@ pub fn http_head(data: &[u8]) {
         _ => HomePage::Redirect("https://example.com/".to_owned()),
     };
     let debug = DebugAccess { key_file: (flags & 8 == 8).then(|| "/nowhere".into()), ..DebugAccess::default() };
-    let site = Site { home, debug: (flags & 1 == 1).then_some(debug), derp: flags & 16 == 0 };
+    let site = Site {
+        home,
+        debug: (flags & 1 == 1).then_some(debug),
+        derp: flags & 16 == 0,
+        connect: flags & 32 == 32,
+        tailscales: flags & 32 == 32,
+    };
     let ip = if flags & 2 == 2 { [127, 0, 0, 1] } else { [192, 0, 2, 1] };
-    let visitor = Visitor { ip: ip.into(), last: flags & 4 == 4 };
+    let more = choices.byte();
+    let proxies = TrustedProxies { unix: more & 4 == 4, ..TrustedProxies::default() };
+    let visitor = Visitor {
+        address: (more & 4 == 0).then(|| (ip, 4242).into()),
+        proxies: &proxies,
+        door: if more & 1 == 1 { Door::Http } else { Door::Main { tls: more & 2 == 2 } },
+        last: flags & 4 == 4,
+    };
+    let services = Services { challenges: (more & 8 == 8).then_some(&Foreign) };
     let request = choices.0;
-    let understood = http::next(request, &site, visitor);
+    let understood = http::next(request, &site, services, visitor);
     match &understood {
         Ok(None) => assert!(request.len() < limits::HTTP_HEAD_MAX, "a head that never ends"),
         Ok(Some(exchange)) => {
             assert!((1..=request.len().min(limits::HTTP_HEAD_MAX)).contains(&exchange.head_len));
             let head = &request[..exchange.head_len];
-            assert_eq!(http::next(head, &site, visitor), understood, "what follows a head does not matter");
-            let before = http::next(&head[..head.len() - 1], &site, visitor);
+            assert_eq!(http::next(head, &site, services, visitor), understood, "what follows a head does not matter");
+            let before = http::next(&head[..head.len() - 1], &site, services, visitor);
             assert!(!matches!(before, Ok(Some(_))), "a head without its end");
             match &exchange.action {
                 Action::Reply(answer) => check_answer(&answer.bytes),
                 Action::Debug(debug) => check_answer(&debug.pending.whole(200, "text/plain", "page".to_owned())),
-                Action::Upgrade(_) => {}
+                Action::BootstrapDns(_) | Action::Connect(..) | Action::Upgrade(_) => {}
             }
         }
         Err(error) => check_answer(&error.answer()),
+    }
+}
+
+/// Asks for no certificates.
+struct Foreign;
+
+impl Challenges for Foreign {
+    fn http01(&self, _: &str, token: &str) -> Challenge {
+        if token.len() % 2 == 0 { Challenge::ForeignHost } else { Challenge::UnknownToken }
     }
 }
 
@@ -149,7 +172,7 @@ pub fn go_flags(data: &[u8]) {
     }
     let mut args = vec!["-version".to_owned()];
     args.extend(text.lines().map(str::to_owned));
-    let host = Host { env: &|_| None, exists: &|_| false, root: false };
+    let host = Host { env: &|_| None, names: &[], exists: &|_| false, root: false };
     match derper::read(&args, &host) {
         Ok(Request::Version) => {
             let flags = args.iter().filter(|arg| arg.starts_with('-')).count();

@@ -187,7 +187,7 @@ mod tests {
         let (ended, admission) = (Ended::default(), Admission::default());
         let reserve = |max, max_per_net| {
             let ip = "10.0.0.1".parse().unwrap();
-            admission.reserve(ip, Limits { max, max_per_net }, &ended).map(Place::keep)
+            admission.reserve(Some(ip), Limits { max, max_per_net }, &ended).map(Place::keep)
         };
         for _ in 0..3 {
             reserve(None, None).unwrap();

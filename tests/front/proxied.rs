@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::net::{Shutdown, TcpStream};
 
-use derpring::config::DebugAccess;
+use derpring::config::{Cidr, DebugAccess};
 use derpring::edge::EdgeConfig;
 use derpring::limits;
 use derpring::stats::CloseReason;
@@ -150,7 +150,7 @@ fn bounds_per_address_are_those_of_clients() {
         let relay = Relay::start(uring, |config| {
             behind(config);
             config.half_open_max_per_ip = 2;
-            config.max_clients_per_ip = Some(1);
+            config.live.max_clients_per_ip = Some(1);
         });
         let idle: Vec<TcpStream> = (0..8).map(|_| relay.connect()).collect();
         let introduced: Vec<TcpStream> = (0..8)
@@ -188,7 +188,8 @@ fn debug_pages_are_for_the_clients_address() {
     both(|uring| {
         let relay = Relay::start(uring, |config| {
             behind(config);
-            config.live.site.debug = Some(DebugAccess { ip: "192.0.2.9".parse().ok(), ..DebugAccess::default() });
+            config.live.site.debug =
+                Some(DebugAccess { trusted: vec![Cidr::parse_exact("192.0.2.9").unwrap()], ..DebugAccess::default() });
         });
         let status = |before: &[u8], headers: &str| {
             let mut stream = relay.connect();

@@ -37,7 +37,7 @@ fn logins_without_an_address() {
         let listener = UnixListener::bind(dir.path().join("derp")).unwrap();
         let relay = Relay::start(uring, |config| {
             config.unix = vec![listener];
-            config.max_clients_per_ip = Some(1);
+            config.live.max_clients_per_ip = Some(1);
             config.live.site.debug = Some(DebugAccess::default());
         });
         for _ in 0..3 {

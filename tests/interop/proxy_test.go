@@ -24,7 +24,7 @@ func TestBehindNginx(t *testing.T) {
 	if testingReference() {
 		t.Skip("derper takes no proxy's word for the client's address")
 	}
-	program := tool(t, "nginx")
+	program := systemTool(t, "nginx")
 	for _, socket := range []bool{false, true} {
 		name := "tcp"
 		if socket {
@@ -81,7 +81,7 @@ func TestBehindHaproxy(t *testing.T) {
 	if testingReference() {
 		t.Skip("derper takes a PROXY header for nonsense")
 	}
-	program := tool(t, "haproxy")
+	program := systemTool(t, "haproxy")
 	b := startBehind(t, true, false)
 	config := replaced(t, "../../deploy/haproxy/derpring.cfg", [][2]string{
 		{"bind :443", "bind " + b.secure},
@@ -210,8 +210,8 @@ func websocketBuilt(t *testing.T, r *relay) bool {
 	return resp.StatusCode == http.StatusSwitchingProtocols
 }
 
-// tool finds a program that Debian has. Where it is missing the test says so, and fails if it must not be.
-func tool(t *testing.T, name string) string {
+// systemTool finds a program that Debian has, also where it has what only root usually runs. Where it is missing the test says so, and fails if it must not be.
+func systemTool(t *testing.T, name string) string {
 	t.Helper()
 	for _, dir := range append(filepath.SplitList(os.Getenv("PATH")), "/usr/sbin") {
 		if path := filepath.Join(dir, name); exec.Command(path, "-v").Run() == nil {

@@ -203,7 +203,6 @@ func (r *relay) arguments() []string {
 		args = append(args, "--stun-any")
 	}
 	args = append(args, r.spec.more...)
-	}
 	if !r.spec.tls {
 		return append(append(args, "--dev"), r.spec.ownFlags...)
 	}

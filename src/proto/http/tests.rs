@@ -426,8 +426,10 @@ fn behind_a_trusted_proxy_the_clients_address_decides() {
     assert!(!opens("127.0.0.1", "Forwarded: for=127.0.0.1\r\n"));
     assert!(opens("127.0.0.1", ""));
 
-    let local =
-        Site { debug: Some(DebugAccess { ip: Some("10.0.0.1".parse().unwrap()), ..DebugAccess::default() }), ..site() };
+    let local = Site {
+        debug: Some(DebugAccess { trusted: vec![Cidr::parse_exact("10.0.0.1").unwrap()], ..DebugAccess::default() }),
+        ..site()
+    };
     let silent = at(&get(""), &local, "10.0.0.1", MAIN).unwrap().unwrap().action;
     assert!(matches!(silent, Action::Reply(_)), "a proxy that does not say for whom it asks");
 }
