@@ -55,8 +55,7 @@ fn violations_are_named(ground: Ground) {
         judge.send_fragment(b"", true, false);
         judge.send_fragment(b"", true, false);
     };
-    let violations: [(u16, &dyn Fn(&mut Judge)); 3] =
-        [(1003, &text), (1002, &nothing_to_continue), (1002, &begun_twice)];
+    let violations: [(u16, fn(&mut Judge)); 3] = [(1003, text), (1002, nothing_to_continue), (1002, begun_twice)];
     for (relay, modes) in &relays(ground, &[]) {
         for mode in *modes {
             let mut bob = visit(relay).mode(*mode).log_in();
