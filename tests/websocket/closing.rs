@@ -48,6 +48,8 @@ fn what_waits_is_sent_before_the_close(ground: Ground) {
     }
 }
 
+type Violation = fn(&mut Judge);
+
 fn violations_are_named(ground: Ground) {
     let text = |judge: &mut Judge| judge.ws.send(Message::text("Hello")).unwrap();
     let nothing_to_continue = |judge: &mut Judge| judge.send_fragment(b"end of what?", false, true);
@@ -55,8 +57,7 @@ fn violations_are_named(ground: Ground) {
         judge.send_fragment(b"", true, false);
         judge.send_fragment(b"", true, false);
     };
-    let violations: [(u16, &dyn Fn(&mut Judge)); 3] =
-        [(1003, &text), (1002, &nothing_to_continue), (1002, &begun_twice)];
+    let violations: [(u16, Violation); 3] = [(1003, text), (1002, nothing_to_continue), (1002, begun_twice)];
     for (relay, modes) in &relays(ground, &[]) {
         for mode in *modes {
             let mut bob = visit(relay).mode(*mode).log_in();
