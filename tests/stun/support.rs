@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 
+use derpring::control::sockets::Sockets;
 use derpring::stats::StunResult;
 use derpring::stun::{self, Clients, Stats, Stun};
 
@@ -25,7 +26,10 @@ pub struct Server {
 
 impl Server {
     pub fn start(listen: &[&str], clients: Clients) -> Self {
-        let sockets = listen.iter().map(|address| stun::open(address.parse().unwrap()).unwrap()).collect();
+        let sockets = listen
+            .iter()
+            .map(|address| stun::open(&mut Sockets::default(), address.parse().unwrap()).unwrap())
+            .collect();
         let stats = Arc::new(Stats::default());
         let stun = Stun::start(sockets, clients, stats.clone()).unwrap();
         let addresses = stun.addresses();
