@@ -1,4 +1,5 @@
-//! What surrounds a relay on its host: its certificate authority, its log, its signals, the cores and descriptors that it may use.
+//! What surrounds a relay on its host: its certificate authority, its log, its signals, the cores and descriptors that
+//! it may use.
 
 pub mod acme;
 pub mod cores;
