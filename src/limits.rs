@@ -49,7 +49,7 @@ pub const ROOTS_FILE_MAX: u64 = 16 << 20;
 /// takes it afterwards from our memory finds nothing to open.
 pub const TICKET_KEY_LIFE: Duration = Duration::from_secs(6 * 60 * 60);
 
-/// First and longest wait after an authority has given no certificate. Authorities allow five failures an hour.
+/// First and longest wait after an authority has given no certificate. Let's Encrypt allows five failures an hour.
 pub const ACME_RETRY: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(60 * 60));
 
 /// The longest that we let an authority tell us to wait: a certificate that is still to be renewed lives that long.

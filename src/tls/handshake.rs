@@ -186,8 +186,8 @@ const RECORD_KINDS: std::ops::RangeInclusive<u8> = 20..=23;
 /// TLS 1.2 has the larger one.
 const MAX_RECORD_BODY: usize = (1 << 14) + 2048;
 
-/// Without a certificate to show, rustls says access_denied (which nothing else here makes it say), as if the client had
-/// done wrong. The reference says internal_error, and clients try again.
+/// Without a certificate to show, rustls says access_denied (which nothing else here makes it say), as if the client
+/// had done wrong. The reference says internal_error, and clients try again.
 fn blame_ourselves(alert: &mut [u8]) {
     const ACCESS_DENIED: u8 = 49;
     if let [21, 3, _, 0, 2, 2, description @ ACCESS_DENIED] = alert {

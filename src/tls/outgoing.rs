@@ -161,7 +161,7 @@ mod tests {
         for name in ["one", "two"] {
             fs::create_dir(at(name)).unwrap();
         }
-        // A directory is read whatever its files are called; what is not PEM, not readable or not a file is passed over.
+        // A directory is read whatever its files are called. What is not PEM, or not a file, is passed over.
         fs::write(at("one/anything"), pem(&["d"]) + "-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n")
             .unwrap();
         fs::write(at("one/noise"), [0xff; 100]).unwrap();

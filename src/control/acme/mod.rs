@@ -99,6 +99,8 @@ impl Acme {
                     () = keeper.run(wanted) => {}
                 }
             });
+            // A name that is being looked up holds a thread for as long as the resolver likes: nobody waits for it.
+            runtime.shutdown_background();
         };
         let thread = std::thread::Builder::new().name("acme".to_owned()).spawn(main).map_err(StartError::Thread)?;
         Ok(Self { tokens, stop, thread })

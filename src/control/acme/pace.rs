@@ -36,8 +36,8 @@ pub(super) struct Life {
 }
 
 impl Life {
-    /// When a third of it is left, or up to a thirtieth earlier: certificates that were asked for together must not come
-    /// back together for ever. `chance` is from 0 to 1.
+    /// When a third of it is left, or up to a thirtieth earlier: certificates that were asked for together must not
+    /// come back together for ever. `chance` is from 0 to 1.
     pub fn renewal(&self, chance: f64) -> SystemTime {
         let life = self.end.duration_since(self.begin).unwrap_or_default();
         self.begin + life.mul_f64(2.0 / 3.0 - chance.clamp(0.0, 1.0) / 30.0)
