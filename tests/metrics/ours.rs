@@ -43,9 +43,10 @@ const EDGE: [(&str, &str); 4] = [
     ("accept_paused", "gauge"),
 ];
 /// Whole names, one number.
-const RELAY: [(&str, &str); 8] = [
+const RELAY: [(&str, &str); 9] = [
     ("derpring_clients_limit", "gauge"),
     ("derpring_half_open_limit", "gauge"),
+    ("derpring_last_reload_timestamp_seconds", "gauge"),
     ("process_cpu_seconds_total", "counter"),
     ("process_resident_memory_bytes", "gauge"),
     ("process_virtual_memory_bytes", "gauge"),
@@ -101,6 +102,8 @@ fn names_types_and_labels_are_these_and_no_others() {
     let logins = values("result", &[&["ok"][..], &ends].concat());
     counter("derpring_edge_logins_total", product("edge", EDGES, &logins));
     counter("derpring_sessions_ended_total", values("reason", &ends).into_iter().collect());
+    let reloads = values("result", &["taken_over", "refused"]);
+    counter("derpring_reloads_total", reloads.into_iter().collect());
     let build = "backend=\"io_uring\",edge_backend=\"epoll\",version=\"1.2.3\"".to_owned();
     wanted.push(("derpring_build_info".to_owned(), "gauge", [build].into()));
 
