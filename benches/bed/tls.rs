@@ -30,7 +30,7 @@ impl Handshaker {
 
     fn with(suite: SupportedCipherSuite) -> Self {
         let mode = TlsMode::SelfSigned { hostname: "127.0.0.1".to_owned() };
-        let server = identity::load(&mode, &[7; 32]).expect("a certificate can be made").expect("TLS is on");
+        let server = identity::load(&mode, &[7; 32]).expect("a certificate can be made").expect("TLS is on").config;
         let provider = CryptoProvider { cipher_suites: vec![suite], ..default_provider() };
         let verifier = Arc::new(AnyCertificate(provider.signature_verification_algorithms));
         let mut client = ClientConfig::builder_with_provider(Arc::new(provider))
