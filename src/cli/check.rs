@@ -18,7 +18,9 @@ pub(super) fn check(loaded: &Loaded) -> Result<Vec<String>, StartError> {
         match path.try_exists() {
             Ok(false) => notes.push(format!("the key file {} is not there: it will be made", path.display())),
             // What cannot be looked at cannot be read either, and the error says so.
-            _ => drop(keys::load(path)?),
+            _ => {
+                keys::load(path)?;
+            }
         }
     }
     match &config.tls {

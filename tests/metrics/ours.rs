@@ -43,10 +43,11 @@ const EDGE: [(&str, &str); 4] = [
     ("accept_paused", "gauge"),
 ];
 /// Whole names, one number.
-const RELAY: [(&str, &str); 9] = [
+const RELAY: [(&str, &str); 10] = [
     ("derpring_stun_read_errors_total", "counter"),
     ("derpring_clients_limit", "gauge"),
     ("derpring_half_open_limit", "gauge"),
+    ("derpring_last_reload_timestamp_seconds", "gauge"),
     ("process_cpu_seconds_total", "counter"),
     ("process_resident_memory_bytes", "gauge"),
     ("process_virtual_memory_bytes", "gauge"),
@@ -108,6 +109,8 @@ fn names_types_and_labels_are_these_and_no_others() {
         values("result", &results).into_iter().map(move |result| sorted(&[family.clone(), result]))
     });
     counter("derpring_stun_requests_total", stun.collect());
+    let reloads = values("result", &["taken_over", "refused"]);
+    counter("derpring_reloads_total", reloads.into_iter().collect());
     let build = "backend=\"io_uring\",edge_backend=\"epoll\",version=\"1.2.3\"".to_owned();
     wanted.push(("derpring_build_info".to_owned(), "gauge", [build].into()));
 

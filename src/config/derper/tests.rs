@@ -315,6 +315,9 @@ fn the_document_has_every_flag_and_variable() {
 /// Read by other parts: the roots that outgoing TLS trusts, and what Go's HTTP client takes for proxies.
 const ELSEWHERE: [&str; 5] = ["SSL_CERT_FILE", "SSL_CERT_DIR", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"];
 
+/// A command line and its environment.
+type Told<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)]);
+
 /// What serve is told by a translation is what derper was told, field for field.
 #[test]
 fn a_translation_says_the_same() {
@@ -324,7 +327,7 @@ fn a_translation_says_the_same() {
     fs::write(path("key"), "debug").unwrap();
     fs::write(path("token"), "token").unwrap();
     let (mesh, key, token) = (format!("-mesh-psk-file={}", path("mesh")), path("key"), path("token"));
-    let lists: &[(&[&str], &[(&str, &str)])] = &[
+    let lists: &[Told<'_>] = &[
         (&["-a=:8443"], &[]),
         (&["-dev"], &[]),
         (&["-hostname=a.example", "-certdir=/c"], &[]),

@@ -2,8 +2,8 @@
 //! then makes it sure.
 //!
 //! Directories, because editors replace files and Kubernetes replaces the link to a whole directory: a watch on the
-//! file would stay with the old one. A look, because a directory may itself be replaced or come back, and file systems of
-//! other machines send no notices.
+//! file would stay with the old one. A look, because a directory may itself be replaced or come back, and file systems
+//! of other machines send no notices.
 
 use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
