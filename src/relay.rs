@@ -40,7 +40,7 @@ pub enum StartError {
     Descriptors(#[from] nofile::NofileError),
     #[error("cannot listen on {address}: {error}{}", hint(address, .error))]
     Listen { address: ListenAddr, error: io::Error },
-    #[error("cannot listen on {address} for plain HTTP: {error}{}; {HTTP_OFF}", hint(&ListenAddr::Tcp(*.address), .error))]
+    #[error("cannot listen on {address} for plain HTTP: {error}{}; {HTTP_OFF}", tcp_hint(.error))]
     Http { address: SocketAddr, error: io::Error },
     #[error("cannot start the thread of /bootstrap-dns: {0}")]
     BootstrapDns(io::Error),
@@ -64,15 +64,18 @@ fn hint(address: &ListenAddr, error: &io::Error) -> String {
     if let ListenAddr::Unix(_) = address {
         return sockets::unix_hint(error, "--listen");
     }
-    let hint = match error.kind() {
+    tcp_hint(error).to_owned()
+}
+
+fn tcp_hint(error: &io::Error) -> &'static str {
+    match error.kind() {
         io::ErrorKind::AddrInUse => "; another process has this port: stop it, or give another address",
         io::ErrorKind::PermissionDenied => {
             "; ports below 1024 need CAP_NET_BIND_SERVICE (AmbientCapabilities= in systemd), or give a higher port"
         }
         io::ErrorKind::AddrNotAvailable => "; this host does not have that address",
         _ => "",
-    };
-    hint.to_owned()
+    }
 }
 
 /// Reconnects after a restart are spread over this time, so that a region's clients do not come back at once.
@@ -497,5 +500,29 @@ mod tests {
         assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(600));
         assert_eq!(socket.tcp_keepalive_interval().unwrap(), Duration::from_secs(15));
         assert_eq!(socket.tcp_keepalive_retries().unwrap(), 9);
+    }
+
+    #[test]
+    fn what_cannot_be_had_says_what_to_do() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let path = dir.path().join("derp");
+        let listen = |path: &std::path::Path| {
+            listen(&[ListenAddr::Unix(path.into())], &TcpOptions::default()).map_err(|error| error.to_string())
+        };
+        let first = listen(&path).unwrap();
+        let error = listen(&path).err().unwrap();
+        assert!(error.starts_with(&format!("cannot listen on unix:{}", path.display())), "{error}");
+        assert!(error.contains("somebody listens there") && error.contains("--listen path"), "{error}");
+        drop(first);
+        assert!(!path.exists() && listen(&path).is_ok(), "the name is free again");
+        std::fs::write(&path, "precious").unwrap();
+        assert!(listen(&path).err().unwrap().contains("a file that is no socket"));
+
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let _taken = TcpListener::bind(taken).unwrap();
+        let error = listen_http(&[taken], &TcpOptions::default()).err().unwrap().to_string();
+        assert!(error.contains(&format!("cannot listen on {taken} for plain HTTP")), "{error}");
+        assert!(error.contains("another process has this port"), "{error}");
+        assert!(error.contains("--http-listen \"\" turns it off, -http-port=-1"), "{error}");
     }
 }

@@ -80,8 +80,8 @@ impl Uring {
     }
 }
 
-/// tokio-uring's own listener knows no unix sockets whose streams could leave it: those are accepted by epoll, which its
-/// runtime has as well.
+/// tokio-uring's own listener knows no unix sockets whose streams could leave it: those are accepted by epoll, which
+/// its runtime has as well.
 pub(super) enum Listener {
     Tcp(TcpListener),
     Unix(stream_tokio::Unix),
