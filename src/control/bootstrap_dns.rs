@@ -167,7 +167,7 @@ fn look_up(entry: &str, resolver: &dyn Resolver) -> Option<((String, Vec<IpAddr>
         1.0
     } else {
         let texts = resolver.texts(percent).unwrap_or_else(|error| {
-            warn!(name, record = percent, %error, "/bootstrap-dns tells this name to nobody: its TXT record is missing");
+            warn!(name, record = percent, %error, "/bootstrap-dns tells this name to nobody: no TXT record");
             Vec::new()
         });
         let mut percents = texts.iter().filter_map(|text| text.parse::<u8>().ok()).filter(|percent| *percent <= 100);

@@ -81,8 +81,8 @@ impl Drop for Reserved<'_> {
     }
 }
 
-/// Carries bytes until one side ends it, nothing comes for too long, or the relay stops. `Err`: what the client is to be
-/// told instead.
+/// Carries bytes until one side ends it, nothing comes for too long, or the relay stops. `Err`: what the client is told
+/// instead.
 pub(super) async fn tunnel<H: Host>(
     edge: &Edge<H>,
     wire: &mut Wire<H::Stream>,

@@ -74,8 +74,8 @@ impl<S: Stream> Guests<S> {
         self.half_open.place(guest.ticket.get(), share.map(net));
     }
 
-    /// It has become something that may last, and takes no half-open place from here on. Its new deadline is `time` from
-    /// now; called again, another one.
+    /// It has become something that may last, and takes no half-open place from here on. Its new deadline is `time`
+    /// from now; called again, another one.
     pub fn keep(&self, guest: &Rc<Guest<S>>, time: Duration) {
         self.half_open.leave(guest.ticket.get());
         self.remove(guest);

@@ -4,6 +4,7 @@
 mod edge_support;
 
 mod beside;
+mod names;
 mod proxied;
 mod tunnels;
 mod unix;
