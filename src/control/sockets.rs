@@ -111,8 +111,8 @@ impl Address {
         local.as_socket().map(Self::Tcp).or_else(|| local.as_pathname().map(|path| Self::Unix(path.into())))
     }
 
-    /// Whether a socket here serves who asked for `wanted`: `0.0.0.0` is what `[::]` becomes on a host without IPv6, and
-    /// to a relay that succeeds another port 0 means the one that this got.
+    /// Whether a socket here serves who asked for `wanted`: `0.0.0.0` is what `[::]` becomes on a host without IPv6,
+    /// and to a relay that succeeds another port 0 means the one that this got.
     fn serves(&self, wanted: &Self, origin: Origin) -> bool {
         let same = |here: &SocketAddr, wanted: &SocketAddr| {
             let any = wanted.ip().is_unspecified() && wanted.is_ipv6() && here.ip().is_unspecified();

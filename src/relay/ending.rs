@@ -92,10 +92,14 @@ impl Relay {
         let began = Instant::now();
         self.crew.pool.drain(self.reconnect_spread());
         info!(sessions = self.sessions(), seconds = time.as_secs(), "draining: clients are told to come back");
-        let mut said = began;
+        let (mut said, mut since) = (began, began);
         loop {
-            let lasted = began.elapsed();
-            let logins = leaving && !self.edge.is_quiet() && lasted < limits::LOGIN_DEADLINE;
+            let logins = leaving && !self.edge.is_quiet() && began.elapsed() < limits::LOGIN_DEADLINE;
+            if logins {
+                // Who comes in last has the same time as the others.
+                since = Instant::now();
+            }
+            let lasted = since.elapsed();
             if !logins && (lasted >= time || self.sessions() == 0) {
                 break;
             }

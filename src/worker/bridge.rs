@@ -56,7 +56,8 @@ pub enum Command<S = OwnedFd> {
     Drain {
         reconnect_spread: std::time::Duration,
     },
-    /// Send Restarting to who has not heard it, flush what peers take within the time, close everything, end the worker.
+    /// Send Restarting to who has not heard it, flush what peers take within the time, close everything, end the
+    /// worker.
     Stop {
         flush: std::time::Duration,
         reconnect_spread: std::time::Duration,

@@ -30,7 +30,7 @@ func tenTakeovers(t *testing.T, tr transport) {
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	more := []string{
-		"--drain-time=1", "--takeover-socket", filepath.Join(dir, "takeover"), "--key-file", filepath.Join(dir, "key"),
+		"--drain-time=30", "--takeover-socket", filepath.Join(dir, "takeover"), "--key-file", filepath.Join(dir, "key"),
 	}
 	if tr.tls {
 		more = more[:3] // the other flags of TLS have a key file

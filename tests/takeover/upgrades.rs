@@ -40,7 +40,8 @@ fn http_loop(visit: &Visit<'_>, stop: &AtomicBool, answers: &AtomicU64) {
 }
 
 fn ten_upgrades(ground: Ground, tls: bool) {
-    let mut args = vec!["--drain-time=1", "--edges=2"];
+    // Longer than any of these sessions: none of them is ended by us, and the drain is over when they have left.
+    let mut args = vec!["--drain-time=30", "--edges=2"];
     args.extend(tls.then_some("--cert-mode=self-signed"));
     let stage = Stage::new(ground, &args);
     let mut relay = stage.first();

@@ -90,20 +90,22 @@ fn await_successor(desk: &Desk, interrupt: &UnixStream) -> Option<Successor> {
 fn talk(desk: &Desk, peer: &UnixStream, interrupt: &UnixStream) -> Result<Successor, TalkError> {
     let patience = Some(limits::TAKEOVER_REPLY);
     peer.set_write_timeout(patience).map_err(|_| TalkError::Gone)?;
-    let who = socket_peercred(peer)?;
-    let (theirs, ours) = (who.uid, rustix::process::geteuid());
-    // The permissions of the socket say the same, but a directory may be mounted without them.
-    if theirs != ours && !theirs.is_root() {
-        return Err(TalkError::Nonsense(format!("it runs as user {}, and not as {}", theirs.as_raw(), ours.as_raw())));
-    }
     let hear = |patience| hear(peer, patience, Some(interrupt.as_fd())).map(|(word, _)| word);
     match hear(limits::TAKEOVER_REPLY)? {
         Word::Hello { protocol: PROTOCOL, version } => info!(version, "another relay asks for the sockets"),
         Word::Hello { protocol, version } => {
             let why = format!("{version} speaks takeover protocol {protocol}, and this relay {PROTOCOL}");
-            return Err(TalkError::Nonsense(why));
+            return Err(TalkError::Refused(why));
         }
         other => return Err(TalkError::unexpected(other)),
+    }
+    // Behind its greeting: what is closed with words unread in it takes the answer along.
+    let who = socket_peercred(peer)?;
+    let (theirs, ours) = (who.uid, rustix::process::geteuid());
+    // The permissions of the socket say the same, but a directory may be mounted without them.
+    if theirs != ours && !theirs.is_root() {
+        let why = format!("it runs as user {}, and not as {}", theirs.as_raw(), ours.as_raw());
+        return Err(TalkError::Refused(why));
     }
     let offer = Word::Offer {
         protocol: PROTOCOL,
@@ -115,7 +117,7 @@ fn talk(desk: &Desk, peer: &UnixStream, interrupt: &UnixStream) -> Result<Succes
     desk.sockets.each(|role, socket, _| say(peer, &Word::Socket { role }, Some(socket)))?;
     match hear(limits::TAKEOVER_START)? {
         Word::Ready => say(peer, &Word::Yours, None)?,
-        Word::Refused { why } => return Err(TalkError::Nonsense(why)),
+        Word::Refused { why } => return Err(TalkError::Refused(why)),
         other => return Err(TalkError::unexpected(other)),
     }
     match hear(limits::TAKEOVER_REPLY)? {

@@ -111,8 +111,8 @@ fn connect(path: &Path) -> Result<UnixStream, TakeError> {
     let relay = connected.map_err(|error| {
         let hint = match error.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-                "; no relay gives its sockets there: start without --takeover, or give the --takeover-socket of the one \
-                 that runs"
+                "; no relay gives its sockets there: start without --takeover, or give the --takeover-socket of the \
+                 one that runs"
             }
             io::ErrorKind::PermissionDenied => "; run this one as the same user as the relay that runs, or as root",
             _ if error.raw_os_error() == Some(libc::EPROTOTYPE) => "; what listens there is no relay",

@@ -50,6 +50,8 @@ pub(super) enum TalkError {
     Gone,
     #[error("this relay is stopping")]
     Interrupted,
+    #[error("{0}")]
+    Refused(String),
     #[error("it said {0:?}, which does not belong here")]
     Nonsense(String),
     #[error("it gave more than one descriptor, or one that there is no room for here (LimitNOFILE=)")]
