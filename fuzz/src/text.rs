@@ -149,7 +149,7 @@ pub fn go_flags(data: &[u8]) {
     }
     let mut args = vec!["-version".to_owned()];
     args.extend(text.lines().map(str::to_owned));
-    let host = Host { env: &|_| None, exists: &|_| false, root: false };
+    let host = Host { env: &|_| None, names: &[], exists: &|_| false, root: false };
     match derper::read(&args, &host) {
         Ok(Request::Version) => {
             let flags = args.iter().filter(|arg| arg.starts_with('-')).count();

@@ -214,7 +214,7 @@ fn server() -> Arc<ServerConfig> {
     static SERVER: OnceLock<Arc<ServerConfig>> = OnceLock::new();
     let made = SERVER.get_or_init(|| {
         let mode = TlsMode::SelfSigned { hostname: "127.0.0.1".to_owned() };
-        identity::load(&mode, &[7; 32]).expect("a certificate can be made").expect("TLS is on")
+        identity::load(&mode, &[7; 32]).expect("a certificate can be made").expect("TLS is on").config
     });
     made.clone()
 }
