@@ -60,7 +60,7 @@ impl Place {
     pub fn start_from(&self, name: &str, args: &[&str]) -> Reloading {
         let config = format!("--config={}", self.path(name).display());
         let relay = Relay::spawn(command().args(["serve", &config]).args(args));
-        Reloading { relay, admin: self.path("admin") }
+        Reloading::of(relay, self.path("admin"))
     }
 }
 
@@ -68,11 +68,16 @@ impl Place {
 pub struct Reloading {
     pub relay: Relay,
     admin: PathBuf,
+    before: (u64, u64),
 }
 
 impl Reloading {
     pub fn of(relay: Relay, admin: PathBuf) -> Self {
-        Self { relay, admin }
+        let mut reloading = Self { relay, admin, before: (0, 0) };
+        // From here on it watches: a file that changed while it started would be read once or twice.
+        reloading.hangup();
+        reloading.before = reloading.reloads();
+        reloading
     }
 
     /// Asks for a reload and waits until it has taken place, with success or not.
@@ -87,10 +92,10 @@ impl Reloading {
         self.wait(&format!("{taken_over} and {refused} reloads"), |this| this.reloads() == (taken_over, refused));
     }
 
-    /// Taken over and refused.
+    /// Taken over and refused, since it was ready.
     pub fn reloads(&self) -> (u64, u64) {
         let of = |result: &str| self.metric(&format!("derpring_reloads_total{{result=\"{result}\"}}")) as u64;
-        (of("taken_over"), of("refused"))
+        (of("taken_over") - self.before.0, of("refused") - self.before.1)
     }
 
     pub fn metric(&self, series: &str) -> f64 {

@@ -70,10 +70,8 @@ fn limits_change_for_who_comes_next() {
     place.write(&text("max_clients = 1\n"));
     relay.hangup();
     assert_eq!(limit(&relay), 1.0);
-    for (from, to) in [(&mut a, &mut b)] {
-        from.send_to(&to.public(), b"still here");
-        to.expect(&recv_packet(&from.public(), b"still here"));
-    }
+    a.send_to(&b.public(), b"still here");
+    b.expect(&recv_packet(&a.public(), b"still here"));
     drop(b);
     assert_eq!(status_of(relay.relay.addr, "/derp", upgrade), "HTTP/1.1 503 Service Unavailable");
 
