@@ -68,9 +68,9 @@ impl Drop for Giver {
 fn await_successor(desk: &Desk, interrupt: &UnixStream) -> Option<Successor> {
     let lines = Limiter::new(limits::ACCEPT_PAUSE_LOG);
     loop {
-        match wait(desk.listener.as_fd(), Duration::from_secs(3600), Some(interrupt.as_fd())) {
-            Err(TalkError::Interrupted) => return None,
-            Err(_) | Ok(()) => {}
+        let waited = wait(desk.listener.as_fd(), Duration::from_secs(3600), Some(interrupt.as_fd()));
+        if matches!(waited, Err(TalkError::Interrupted)) {
+            return None;
         }
         let Ok((peer, _)) = desk.listener.accept() else { continue };
         match talk(desk, &peer, interrupt) {

@@ -43,8 +43,8 @@ pub static SERIES: &[Series] = &[
         "derpring_edge_logins_total",
         Unit::Count,
         "What became of connections: ok is one that a worker has taken, all else why it ended before that.",
-        "http_done is a plain HTTP exchange; half_open_cap, accept_limit, max_clients and max_clients_per_ip are bounds \
-         that hold; login_deadline is who did not log in within ten seconds.",
+        "http_done is a plain HTTP exchange; half_open_cap, accept_limit, max_clients and max_clients_per_ip are \
+         bounds that hold; login_deadline is who did not log in within ten seconds.",
         "max_clients: raise it, or add a relay. half_open_cap and login_deadline in numbers: a flood, or peers on bad \
          links. internal: look into the log and report it.",
         Source::EdgeBy(LOGIN, |p, edge, result| match result {
