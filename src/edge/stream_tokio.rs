@@ -40,9 +40,10 @@ impl Unix {
     pub async fn accept(&self) -> io::Result<std::net::TcpStream> {
         let mut closed = self.closed.subscribe();
         let mut closed = pin!(closed.wait_for(|closed| *closed));
-        let accepted = poll_fn(|cx| match self.listener.poll_accept(cx) {
-            Poll::Ready(accepted) => Poll::Ready(accepted),
-            Poll::Pending => closed.as_mut().poll(cx).map(|_| Err(io::ErrorKind::NotConnected.into())),
+        // In this order: tokio would look for peers of a socket that is shut down for ever.
+        let accepted = poll_fn(|cx| match closed.as_mut().poll(cx) {
+            Poll::Ready(_) => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+            Poll::Pending => self.listener.poll_accept(cx),
         });
         let (stream, _) = accepted.await?;
         Ok(OwnedFd::from(stream.into_std()?).into())
