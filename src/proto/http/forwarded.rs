@@ -17,8 +17,8 @@ pub(super) struct Client {
 /// Goes back over the hops that the headers name, from the last proxy on, for as long as each is trusted.
 ///
 /// # Errors
-/// The two headers contradict each other. A proxy writes one of them and passes on what its client wrote into the other,
-/// and nobody can tell which is which.
+/// The two headers contradict each other. A proxy writes one of them and passes on what its client wrote into the
+/// other, and nobody can tell which is which.
 pub(super) fn client(head: &Head<'_>, visitor: Visitor<'_>) -> Result<Client, HttpError> {
     let named = !head.x_forwarded_for.is_empty() || !head.forwarded.is_empty();
     if !visitor.proxies.trusts(visitor.address.map(|a| a.ip())) {
