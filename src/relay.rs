@@ -143,7 +143,7 @@ pub struct Relay {
     /// Listening sockets, to give away.
     open: Arc<Open>,
     giver: Option<Giver>,
-    notify: Notify,
+    notify: Arc<Notify>,
     certificates: Option<Certificates>,
     workers: usize,
     edges: usize,
@@ -169,7 +169,7 @@ impl Relay {
         let workers = config.workers.unwrap_or(cores.usable);
         let edges = config.edges.unwrap_or(workers.div_ceil(4));
         let max_clients = nofile::prepare(config.max_clients, workers, edges)?;
-        let notify = Notify::from_environment();
+        let notify = Arc::new(Notify::from_environment());
         let listening = Listening::open(&config, &public)?;
         let Listening { tcp: listeners, unix, http, stun: stun_sockets, admin: doors, desk, files, open, taking } =
             listening;
@@ -190,6 +190,7 @@ impl Relay {
             write_timeout: config.tcp.write_timeout,
             moves: config.moves,
             busy_poll: config.busy_poll,
+            round_trips: config.round_trips,
             server_key: public,
             seed: u64::from_ne_bytes(first_eight(&public)),
         };
@@ -325,6 +326,7 @@ impl Relay {
             edge: self.edge.reins(),
             admin: self.admin.reins(),
             certificates: self.certificates.clone(),
+            notify: Arc::clone(&self.notify),
             log: log.clone(),
             workers: self.workers,
             edges: self.edges,

@@ -41,6 +41,7 @@ impl Bed {
             write_timeout: Duration::ZERO,
             moves: false,
             busy_poll: Duration::ZERO,
+            round_trips: true,
             server_key: NodeKey([0xee; 32]),
             seed: 1,
         };

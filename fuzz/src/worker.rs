@@ -59,6 +59,7 @@ impl World {
             write_timeout: Duration::from_secs(2),
             moves: true,
             busy_poll: Duration::ZERO,
+            round_trips: true,
             server_key: key(KEYS),
             seed: 1,
         };

@@ -30,6 +30,9 @@ pub trait Reins: Send {
     /// What is in the way.
     fn check(&self, loaded: &Loaded) -> Result<(), String>;
 
+    /// Whoever watches over the process is told when it begins, and that it serves as before when it has ended.
+    fn tell(&self, reloading: bool);
+
     /// Takes over what can change: [`LIVE`](crate::config::changes::LIVE). `before` is what counted so far.
     fn take_over(&mut self, before: &Loaded, now: &Loaded);
 
@@ -98,7 +101,9 @@ fn serve(mut state: State, bell: &Bell) {
         };
         // Whatever changes from here on is seen by the next look.
         watch.look();
+        state.reins.tell(true);
         state.reload(why, Said::Always);
+        state.reins.tell(false);
     }
 }
 

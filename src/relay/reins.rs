@@ -1,12 +1,14 @@
 //! What a reload changes of a relay that runs.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::{live, nofile};
 use crate::admin;
 use crate::config::Loaded;
 use crate::control::logging::{Control, default_filter};
 use crate::control::reload;
+use crate::control::systemd::Notify;
 use crate::edge;
 use crate::tls::identity::{Certificates, Reloaded};
 
@@ -15,6 +17,7 @@ pub(super) struct Reins {
     pub admin: admin::Reins,
     /// `None` without TLS.
     pub certificates: Option<Certificates>,
+    pub notify: Arc<Notify>,
     pub log: Control,
     pub workers: usize,
     pub edges: usize,
@@ -23,6 +26,10 @@ pub(super) struct Reins {
 impl reload::Reins for Reins {
     fn check(&self, loaded: &Loaded) -> Result<(), String> {
         self.max_clients(loaded).map(drop).map_err(|error| error.to_string())
+    }
+
+    fn tell(&self, reloading: bool) {
+        if reloading { self.notify.reloading() } else { self.notify.ready() }
     }
 
     fn take_over(&mut self, before: &Loaded, now: &Loaded) {

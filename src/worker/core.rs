@@ -36,6 +36,8 @@ pub struct Settings {
     pub moves: bool,
     /// How long a worker looks for more to do before it sleeps; zero: not at all.
     pub busy_poll: Duration,
+    /// Round-trip times of connections are sampled.
+    pub round_trips: bool,
     /// The relay's own key: a watcher with it is a relay that dialled itself.
     pub server_key: NodeKey,
     /// Seeds what is only spread, such as keepalives.

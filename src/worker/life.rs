@@ -62,7 +62,7 @@ impl Core {
         let session = &mut self.sessions[slot];
         session.state = State::Open;
         session.keep_alive_at = self.now + session.keep_alive_every;
-        session.round_trip_at = self.now;
+        session.round_trip_at = if self.settings.round_trips { self.now } else { Nanos::MAX };
         session.alarm = Nanos::MAX;
         self.wake_at(slot, self.now);
         self.mark_dirty(slot);

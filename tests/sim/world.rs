@@ -220,6 +220,7 @@ impl World {
             write_timeout: Duration::from_secs(2),
             moves: true,
             busy_poll: Duration::ZERO,
+            round_trips: true,
             server_key: NodeKey([0xee; 32]),
             seed,
         };

@@ -216,6 +216,22 @@ fn a_restart_refuses_nobody(ground: Ground) {
     assert_eq!(service.note().0, "FDSTOREREMOVE=1\nFDNAME=derpring-main");
 }
 
+/// `systemctl reload` of a unit of Type=notify-reload waits for its end.
+fn a_reload_says_when_it_begins_and_ends(ground: Ground) {
+    let mut service = Service::new();
+    service.listen();
+    let relay = Relay::spawn(&mut service.start(ground, &[]));
+    while service.note().0 != "READY=1" {}
+    for _ in 0..2 {
+        relay.signal(Signal::HUP);
+        let (begin, _) = service.note();
+        let since = begin.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").map(str::parse::<u64>);
+        assert!(matches!(since, Some(Ok(1..))), "{begin}");
+        assert_eq!(service.note().0, "READY=1");
+    }
+    visit(&relay).log_in().expect_quiet();
+}
+
 /// systemd follows from one process to the next.
 fn a_takeover_says_who_the_service_is(ground: Ground) {
     let stage = Stage::new(ground, &[]);
@@ -276,5 +292,6 @@ on_backends!(
     what_cannot_be_used_is_refused_in_words,
     the_environment_of_a_parent_means_nothing,
     a_restart_refuses_nobody,
+    a_reload_says_when_it_begins_and_ends,
     a_takeover_says_who_the_service_is,
 );
