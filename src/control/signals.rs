@@ -10,8 +10,9 @@ use signal_hook::flag;
 use signal_hook::iterator::Signals;
 use tracing::info;
 
-/// Calls `stop` on its own thread at each SIGTERM or SIGINT; it says whether the next one shall end the process at once,
-/// with the status that a shell expects, whatever state the process is in: that needs no thread. SIGHUP calls `reload`.
+/// Calls `stop` on its own thread at each SIGTERM or SIGINT; it says whether the next one shall end the process at
+/// once, with the status that a shell expects, whatever state the process is in: that needs no thread. SIGHUP calls
+/// `reload`.
 ///
 /// # Errors
 /// When the system gives no handler or thread.

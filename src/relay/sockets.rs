@@ -39,15 +39,19 @@ impl Listening {
         let mut out = Self {
             tcp: Vec::new(),
             unix: Vec::new(),
-            http: http(&mut sockets, config)?,
-            stun: stun(&mut sockets, config)?,
-            admin: doors(&mut sockets, config)?,
-            desk: desk(&mut sockets, config)?,
+            http: Vec::new(),
+            stun: Vec::new(),
+            admin: Vec::new(),
+            desk: None,
             files: Vec::new(),
             open: Open::default(),
             taking,
         };
         out.main(&mut sockets, config)?;
+        out.http = http(&mut sockets, config)?;
+        out.stun = stun(&mut sockets, config)?;
+        out.admin = doors(&mut sockets, config)?;
+        out.desk = desk(&mut sockets, config)?;
         out.open = sockets.finish()?;
         Ok(out)
     }

@@ -75,7 +75,9 @@ fn a_whole_directory_may_vanish() {
     fs::rename(place.path("relay.toml"), conf.join("relay.toml")).unwrap();
     // Nobody watches the new directory yet; a signal need not wait for the next look.
     relay.hangup();
-    assert_eq!((relay.reloads(), relay.metric("derpring_clients_limit")), ((1, 1), 6.0));
+    // That look may come first all the same.
+    assert!(matches!(relay.reloads(), (1.., 1)), "{:?}", relay.reloads());
+    assert_eq!(relay.metric("derpring_clients_limit"), 6.0);
     let own = client.public();
     client.send_to(&own, b"to myself");
     client.expect(&recv_packet(&own, b"to myself"));

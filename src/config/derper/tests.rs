@@ -367,7 +367,11 @@ fn what_a_file_cannot_say_is_a_comment() {
     for (args, env, note) in [
         (&binding[..], &[][..], "acme.eab_key_file: the binding's key is in no file"),
         (&["-dev"], &mesh, "mesh.key_file: the mesh key is in no file"),
-        (&["-dev", "-accept-connection-limit=0"], &[], "accept.limit, accept.burst: a limit that lets nobody in"),
+        (
+            &["-certmode=manual", "-certdir=/c", "-accept-connection-limit=0"],
+            &[],
+            "accept.limit, accept.burst: a limit that lets nobody in",
+        ),
         (&["-a=:8080"], &[], "serving plain HTTP: the port of :8080 is not 443"),
     ] {
         let text = translation(args, env);
