@@ -142,14 +142,6 @@ func skipReference(t *testing.T, reason string) {
 	}
 }
 
-// onlyReference leaves a test out for derpring, which does not do yet what it asks for.
-func onlyReference(t *testing.T, reason string) {
-	t.Helper()
-	if !testingReference() {
-		leaveOut(t, reason)
-	}
-}
-
 // leaveOut skips a test that this machine cannot run, and says so even where skipped tests are not listed.
 func leaveOut(t *testing.T, reason string) {
 	t.Helper()

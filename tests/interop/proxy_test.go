@@ -59,19 +59,16 @@ func TestBehindNginx(t *testing.T) {
 			exchangeThrough(t, b)
 			captivePortal(t, b.plain)
 
-			// WebSocket passes as well, where the relay speaks it.
-			if websocketBuilt(t, b.relay) {
-				front := b.front()
-				private := key.NewNode()
-				client, err := derpClient(dialWebSocket(t, front, tls13), private)
-				if err != nil {
-					t.Fatalf("logging in over WebSocket through nginx: %v", err)
-				}
-				if _, err := client.Recv(); err != nil {
-					t.Fatalf("waiting for ServerInfo: %v", err)
-				}
-				b.wantAddress(t, private.Public(), "127.0.0.1")
+			// WebSocket passes as well.
+			private := key.NewNode()
+			client, err := derpClient(dialWebSocket(t, b.front(), tls13), private)
+			if err != nil {
+				t.Fatalf("logging in over WebSocket through nginx: %v", err)
 			}
+			if _, err := client.Recv(); err != nil {
+				t.Fatalf("waiting for ServerInfo: %v", err)
+			}
+			b.wantAddress(t, private.Public(), "127.0.0.1")
 		})
 	}
 }
@@ -200,17 +197,8 @@ func captivePortal(t *testing.T, address string) {
 	}
 }
 
-// websocketBuilt tells whether the relay upgrades to WebSocket at all.
-func websocketBuilt(t *testing.T, r *relay) bool {
-	if r.spec.ownFlags != nil && strings.Contains(strings.Join(r.spec.ownFlags, " "), "--listen unix:") {
-		r = sharedRelay(t, false)
-	}
-	resp, _ := rawDial(t, r, plain).ask("GET", "/derp", "Upgrade: websocket", "Connection: Upgrade",
-		"Sec-WebSocket-Protocol: derp", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==")
-	return resp.StatusCode == http.StatusSwitchingProtocols
-}
-
-// systemTool finds a program that Debian has, also where it has what only root usually runs. Where it is missing the test says so, and fails if it must not be.
+// systemTool finds a program that Debian has, also where it has what only root usually runs. Where it is missing the
+// test says so, and fails if it must not be.
 func systemTool(t *testing.T, name string) string {
 	t.Helper()
 	for _, dir := range append(filepath.SplitList(os.Getenv("PATH")), "/usr/sbin") {
