@@ -3,17 +3,18 @@
 mod ending;
 mod reins;
 mod sockets;
+mod start_block;
 
+use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::SystemTime;
-use std::{fmt, io};
 
 use tracing::{info, warn};
 
 use crate::admin::{self, About, Admin};
-use crate::config::{AcmeConfig, AdminAddr, Backend, Config, KeySource, ListenAddr, Loaded, TlsMode, keys};
+use crate::config::{AcmeConfig, Backend, Config, KeySource, ListenAddr, Loaded, TlsMode, keys};
 use crate::control::acme::{self, Acme};
 use crate::control::bootstrap_dns;
 use crate::control::logging::Control;
@@ -30,6 +31,7 @@ use crate::proto::http::{self, Site};
 use crate::proto::key::NodeKey;
 use crate::proto::login::Keys;
 use crate::relay::sockets::Listening;
+use crate::relay::start_block::{Budget, StartBlock};
 use crate::stun::{self, Stun};
 use crate::tls::identity::{self, Certificates};
 use crate::worker::Settings;
@@ -443,90 +445,6 @@ fn choose(backend: Backend) -> Result<Choice, StartError> {
 
 fn local(listeners: &[TcpListener]) -> Vec<SocketAddr> {
     listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect()
-}
-
-/// Memory that queues may take, out of what the host has.
-struct Budget {
-    per_worker: u64,
-    workers: usize,
-}
-
-impl Budget {
-    /// An eighth of the memory in all, within bounds that make sense for one core.
-    fn of_this_host(workers: usize) -> Self {
-        const MOST: u64 = 1 << 30;
-        const LEAST: u64 = 64 << 20;
-        let info = rustix::system::sysinfo();
-        #[expect(clippy::useless_conversion, reason = "the width depends on the architecture")]
-        let total = u64::from(info.totalram) * u64::from(info.mem_unit);
-        Self { per_worker: (total / 8 / workers as u64).clamp(LEAST, MOST), workers }
-    }
-
-    fn chunks_per_worker(&self) -> usize {
-        (self.per_worker as usize) / size_of::<crate::mem::chunk::Chunk>()
-    }
-}
-
-/// What the operator sees first.
-struct StartBlock<'a> {
-    addresses: &'a [SocketAddr],
-    unix: &'a [SocketFile],
-    http: &'a [SocketAddr],
-    admin: &'a [AdminAddr],
-    stun: &'a [SocketAddr],
-    stun_any: bool,
-    tls: bool,
-    choice: &'a Choice,
-    edge: &'a edge::Backend,
-    workers: usize,
-    edges: usize,
-    public: &'a NodeKey,
-    budget: &'a Budget,
-    max_clients: usize,
-}
-
-impl fmt::Display for StartBlock<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "derpring {}", env!("CARGO_PKG_VERSION"))?;
-        for address in self.addresses {
-            let scheme = if self.tls { "https" } else { "http" };
-            writeln!(f, "  listening   {scheme}://{address}/derp")?;
-        }
-        for file in self.unix {
-            let scheme = if self.tls { "https" } else { "http" };
-            writeln!(f, "  listening   {scheme} on unix:{}", file.path().display())?;
-        }
-        for address in self.http {
-            writeln!(f, "  plain HTTP  http://{address}/ (captive portal checks, redirects)")?;
-        }
-        for address in self.admin {
-            writeln!(f, "  admin       {address}")?;
-        }
-        for address in self.stun {
-            let clients = if self.stun_any { "any client" } else { "Tailscale's clients" };
-            writeln!(f, "  stun        {address} for {clients}")?;
-        }
-        match self.choice {
-            Choice::Uring { incremental: true } => writeln!(f, "  backend     io_uring")?,
-            Choice::Uring { incremental: false } => {
-                writeln!(f, "  backend     io_uring (this kernel takes a whole buffer per receive)")?;
-            }
-            Choice::Epoll { why } => writeln!(f, "  backend     epoll: {why}")?,
-        }
-        if let (edge::Backend::Tokio(why), Choice::Uring { .. }) = (self.edge, self.choice) {
-            writeln!(f, "  edge        tokio's own sockets: {why}")?;
-        }
-        writeln!(f, "  threads     {} workers, {} edges", self.workers, self.edges)?;
-        writeln!(f, "  public key  {}", self.public)?;
-        let total = self.budget.per_worker * self.budget.workers as u64;
-        writeln!(
-            f,
-            "  memory      queues up to {} MiB in all, {} MiB per worker",
-            total >> 20,
-            self.budget.per_worker >> 20
-        )?;
-        write!(f, "  clients     up to {}", self.max_clients)
-    }
 }
 
 /// The name of this host.

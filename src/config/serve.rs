@@ -97,14 +97,14 @@ pub struct Flags {
     /// File with a token: requests with "Authorization: Bearer TOKEN" are answered wherever they come from
     #[arg(long, value_name = "FILE", env = "DERPRING_ADMIN_TOKEN_FILE")]
     pub admin_token_file: Option<PathBuf>,
-    /// UDP addresses for STUN; an empty value says off [default: [::]:3478, with --dev off]
+    /// UDP addresses for STUN; an empty value says off [default: :3478, with --dev off]
     #[arg(long, value_name = "ADDR", env = "DERPRING_STUN_LISTEN", value_delimiter = ',')]
     pub stun_listen: Option<Vec<String>>,
     /// Answer every STUN binding request, and not only those of Tailscale's clients
     #[arg(long, value_name = "BOOL", env = "DERPRING_STUN_ANY", default_value = "false")]
     pub stun_any: Option<String>,
     /// Addresses for plain HTTP beside TLS: captive portal checks, ACME, redirects; an empty value says off [default:
-    /// [::]:80, with --dev off]
+    /// :80, with --dev off]
     #[arg(long, value_name = "ADDR", env = "DERPRING_HTTP_LISTEN", value_delimiter = ',')]
     pub http_listen: Option<Vec<String>>,
     /// Proxies that are believed about a client's address: addresses, ranges such as 10.0.0.0/8, or unix for those
