@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::sync::Arc;
 
 use derpring::tls::handshake::{Handshake, Step};
-use derpring::tls::record::{ALERT, APPLICATION_DATA, HANDSHAKE, MAX_PLAINTEXT};
+use derpring::tls::record::{ALERT, APPLICATION_DATA, HANDSHAKE, HEADER_LEN, MAX_PLAINTEXT, MAX_RECORD, TRAILER_LEN};
 use derpring::tls::{Alert, Flow, Opened, RecordLayer, TlsFault, Transport};
 use rustls::crypto::aws_lc_rs::{self, cipher_suite};
 use rustls::pki_types::{PrivateKeyDer, ServerName};
@@ -238,7 +238,11 @@ fn judged(content: u8, message: &[u8]) -> Result<Opened, TlsFault> {
     let (mut client, mut server) = pair();
     let mut wire = Vec::new();
     client.seal_message(content, message, &mut wire).unwrap();
-    server.open(&mut wire)
+    opened(&mut server, &wire)
+}
+
+fn opened(server: &mut RecordLayer, wire: &[u8]) -> Result<Opened, TlsFault> {
+    server.open(wire, &mut [0; MAX_RECORD])
 }
 
 #[test]
@@ -250,13 +254,9 @@ fn padding_is_taken_off() {
     inner.extend_from_slice(&[0; 100]);
     let mut wire = Vec::new();
     client.seal_message(0, &inner, &mut wire).unwrap();
-    match server.open(&mut wire).unwrap() {
-        Opened::Data { data, used } => {
-            assert_eq!(&wire[data], b"hello");
-            assert_eq!(used, wire.len());
-        }
-        other => panic!("{other:?}"),
-    }
+    let mut plain = [0; 200];
+    assert_eq!(server.open(&wire, &mut plain), Ok(Opened::Data { len: 5, used: wire.len() }));
+    assert_eq!(&plain[..5], b"hello");
 }
 
 #[test]
@@ -279,9 +279,9 @@ fn what_tls_forbids_is_refused_by_its_name() {
     assert_eq!(judged(ALERT, &[1]), forbidden(Alert::DecodeError));
     // Outer types and lengths.
     let (_, mut server) = pair();
-    assert_eq!(server.open(&mut [22, 3, 3, 0, 20, 0]), forbidden(Alert::UnexpectedMessage));
-    assert_eq!(server.open(&mut [23, 3, 3, 0x41, 1]), forbidden(Alert::RecordOverflow));
-    assert_eq!(server.open(&mut [23, 3, 3, 0, 16]), forbidden(Alert::BadRecordMac));
+    assert_eq!(opened(&mut server, &[22, 3, 3, 0, 20, 0]), forbidden(Alert::UnexpectedMessage));
+    assert_eq!(opened(&mut server, &[23, 3, 3, 0x41, 1]), forbidden(Alert::RecordOverflow));
+    assert_eq!(opened(&mut server, &[23, 3, 3, 0, 16]), forbidden(Alert::BadRecordMac));
 }
 
 #[test]
@@ -289,12 +289,35 @@ fn the_largest_record_is_accepted_and_a_longer_one_is_refused_at_its_header() {
     let (mut client, mut server) = pair();
     let mut wire = Vec::new();
     client.seal_message(APPLICATION_DATA, &data(MAX_PLAINTEXT), &mut wire).unwrap();
-    match server.open(&mut wire).unwrap() {
-        Opened::Data { data: range, .. } => assert_eq!(wire[range], data(MAX_PLAINTEXT)),
-        other => panic!("{other:?}"),
-    }
+    let mut plain = vec![0; MAX_RECORD];
+    assert_eq!(server.open(&wire, &mut plain), Ok(Opened::Data { len: MAX_PLAINTEXT, used: wire.len() }));
+    assert_eq!(plain[..MAX_PLAINTEXT], data(MAX_PLAINTEXT));
     let [high, low] = (MAX_PLAINTEXT as u16 + 257).to_be_bytes();
-    assert_eq!(server.open(&mut [23, 3, 3, high, low]), Err(TlsFault::Forbidden(Alert::RecordOverflow)));
+    assert_eq!(opened(&mut server, &[23, 3, 3, high, low]), Err(TlsFault::Forbidden(Alert::RecordOverflow)));
+}
+
+/// What is sealed apart from where it lies is the same record, whatever is around it, and leaves the plaintext alone.
+#[test]
+fn sealed_apart_is_the_same_record() {
+    let ((mut apart, _), (mut in_place, _)) = (pair(), pair());
+    for len in [0, 1, 15, 16, 17, 1443, MAX_PLAINTEXT - 1, MAX_PLAINTEXT] {
+        let plain = data(len);
+        let mut record = vec![0xaa; HEADER_LEN + len + TRAILER_LEN];
+        apart.seal(&plain, &mut record).unwrap();
+        let mut same = [vec![0; HEADER_LEN], plain.clone(), vec![0; TRAILER_LEN]].concat();
+        assert_eq!(in_place.seal_in_place(&mut same, HEADER_LEN, HEADER_LEN + len), Ok(0..same.len()));
+        assert_eq!(record, same, "{len} bytes");
+        assert_eq!(plain, data(len));
+    }
+}
+
+#[test]
+fn a_record_that_does_not_fit_is_our_fault_and_not_the_peers() {
+    let (mut client, mut server) = pair();
+    let mut wire = Vec::new();
+    client.seal_message(APPLICATION_DATA, b"hello", &mut wire).unwrap();
+    assert_eq!(server.open(&wire, &mut [0; 5]), Err(TlsFault::Ours), "there is no room for the content type");
+    assert_eq!(server.open(&wire, &mut [0; 6]), Ok(Opened::Data { len: 5, used: wire.len() }));
 }
 
 #[test]
@@ -304,10 +327,10 @@ fn a_key_update_may_come_in_pieces_and_nothing_between_them() {
     let (mut client, mut server) = pair();
     let mut wire = Vec::new();
     client.seal_message(HANDSHAKE, &[24, 0], &mut wire).unwrap();
-    assert!(matches!(server.open(&mut wire), Ok(Opened::Control { .. })));
+    assert!(matches!(opened(&mut server, &wire), Ok(Opened::Control { .. })));
     let mut wire = Vec::new();
     client.seal_message(APPLICATION_DATA, b"between", &mut wire).unwrap();
-    assert_eq!(server.open(&mut wire), Err(TlsFault::Forbidden(Alert::UnexpectedMessage)));
+    assert_eq!(opened(&mut server, &wire), Err(TlsFault::Forbidden(Alert::UnexpectedMessage)));
     // Whole, from rustls, it is taken.
     line.client.refresh_traffic_keys().unwrap();
     line.client_sends(b"after");

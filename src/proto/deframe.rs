@@ -133,6 +133,20 @@ impl Deframer {
         self.partial = buffer;
     }
 
+    /// The beginning of a frame whose end has not come. Nothing if it is longer than most packets: to move it with
+    /// every receive would cost more than to put the frame together.
+    #[inline]
+    pub fn begun(&self) -> &[u8] {
+        const SHORT: usize = 2048;
+        if self.skip == 0 && self.partial.len() <= SHORT { &self.partial } else { &[] }
+    }
+
+    /// What [`Self::begun`] gave comes again, in front of the next input.
+    #[inline]
+    pub fn forget_begun(&mut self) {
+        self.partial.clear();
+    }
+
     /// Whether a buffer is held that no frame is in: an idle session gives it away.
     pub fn spare(&mut self) -> Option<Vec<u8>> {
         (self.partial.is_empty() && self.partial.capacity() > 0).then(|| std::mem::take(&mut self.partial))

@@ -1,8 +1,8 @@
 //! TLS: who we are, how a connection begins, and the records that follow.
 //!
 //! The handshake is rustls' work, at the edge. A TLS 1.3 connection then continues on [`record::RecordLayer`], which
-//! opens and seals in place; a TLS 1.2 connection stays with rustls. Either way the state is a plain value that moves
-//! with its session from thread to thread.
+//! opens and seals between buffers of its caller; a TLS 1.2 connection stays with rustls. Either way the state is a
+//! plain value that moves with its session from thread to thread.
 
 pub mod handshake;
 pub mod identity;
@@ -79,7 +79,7 @@ impl Transport {
     }
 }
 
-/// The copying forms, for the edge, where a connection sees a handful of records. Workers open and seal in place.
+/// The growing forms, for the edge, where a connection sees a handful of records. Workers have buffers of their own.
 impl Transport {
     /// Opens every whole record at the front of `wire`, removes them, and appends what they carried to `plain`.
     ///
@@ -92,12 +92,14 @@ impl Transport {
                 Ok(Flow::Open)
             }
             Self::Tls13(records) => {
-                let mut used = 0;
+                let (mut used, mut at) = (0, plain.len());
+                // No record carries more than it is long.
+                plain.resize(at + wire.len(), 0);
                 let flow = loop {
-                    match records.open(&mut wire[used..]) {
+                    match records.open(&wire[used..], &mut plain[at..]) {
                         Ok(Opened::Need) => break Ok(Flow::Open),
-                        Ok(Opened::Data { data, used: n }) => {
-                            plain.extend_from_slice(&wire[used..][data]);
+                        Ok(Opened::Data { len, used: n }) => {
+                            at += len;
                             used += n;
                         }
                         Ok(Opened::Control { used: n }) => used += n,
@@ -108,6 +110,7 @@ impl Transport {
                         Err(fault) => break Err(fault),
                     }
                 };
+                plain.truncate(at);
                 wire.drain(..used);
                 flow
             }

@@ -1,4 +1,7 @@
-//! The TLS 1.3 record layer (RFC 8446, section 5) of an established connection: opens and seals in place.
+//! The TLS 1.3 record layer (RFC 8446, section 5) of an established connection.
+//!
+//! Records are opened from where they were received to where their plaintext lies side by side, and sealed from there
+//! to where they are sent from, or in place: the two passes of the cipher are the only ones over the bytes.
 //!
 //! rustls has done the handshake; it stays behind [`Rekey`] for the one thing that needs its key schedule, the key
 //! update. Everything else that can follow a handshake on a server without client authentication is here: data,
@@ -56,8 +59,8 @@ impl Rekey for KernelConnection<ServerConnectionData> {
 pub enum Opened {
     /// Not a whole record yet.
     Need,
-    /// Application data, opened in place.
-    Data { data: Range<usize>, used: usize },
+    /// So many bytes of application data.
+    Data { len: usize, used: usize },
     /// A record that carries nothing for the layer above.
     Control { used: usize },
     /// close_notify.
@@ -99,12 +102,13 @@ impl RecordLayer {
         self.rekey_after = records;
     }
 
-    /// Opens the record at the front of `wire` in place.
+    /// Opens the record at the front of `wire` to the front of `out`, which is at least as long as `wire` or as
+    /// [`MAX_CIPHERTEXT`]. What `out` holds behind the application data is no more than scrap.
     ///
     /// # Errors
     /// The connection is over; [`super::Transport::farewell`] makes the alert that says so.
     #[inline]
-    pub fn open(&mut self, wire: &mut [u8]) -> Result<Opened, TlsFault> {
+    pub fn open(&mut self, wire: &[u8], out: &mut [u8]) -> Result<Opened, TlsFault> {
         let Some(header) = wire.first_chunk::<HEADER_LEN>() else {
             return Ok(Opened::Need);
         };
@@ -119,11 +123,12 @@ impl RecordLayer {
             return Err(TlsFault::Forbidden(Alert::BadRecordMac));
         }
         let used = HEADER_LEN + len;
-        let Some(record) = wire.get_mut(..used) else {
+        let Some(record) = wire.get(..used) else {
             return Ok(Opened::Need);
         };
-        let (aad, body) = record.split_at_mut(HEADER_LEN);
-        let inner = self.rx.open(aad, body)?;
+        let (sealed, tag) = record[HEADER_LEN..].split_at(len - TAG_LEN);
+        let inner = out.get_mut(..sealed.len()).ok_or(TlsFault::Ours)?;
+        self.rx.open(header, sealed, tag, inner)?;
         if inner.len() > MAX_PLAINTEXT + 1 {
             return Err(TlsFault::Forbidden(Alert::RecordOverflow));
         }
@@ -133,10 +138,9 @@ impl RecordLayer {
         };
         let content = inner[end];
         if content == APPLICATION_DATA && self.partial_len == 0 {
-            return Ok(Opened::Data { data: HEADER_LEN..HEADER_LEN + end, used });
+            return Ok(Opened::Data { len: end, used });
         }
-        let message = HEADER_LEN..HEADER_LEN + end;
-        self.control(content, &wire[message])
+        self.control(content, &inner[..end])
             .map(|closed| if closed { Opened::Closed } else { Opened::Control { used } })
     }
 
@@ -150,6 +154,20 @@ impl RecordLayer {
     #[inline]
     pub fn seal_in_place(&mut self, buf: &mut [u8], start: usize, end: usize) -> Result<Range<usize>, TlsFault> {
         self.seal_typed(APPLICATION_DATA, buf, start, end)
+    }
+
+    /// Seals `plain` as one record of application data; `record` is [`HEADER_LEN`] and [`TRAILER_LEN`] longer, and
+    /// `plain` at most [`MAX_PLAINTEXT`].
+    ///
+    /// # Errors
+    /// Only ours: the AEAD refused.
+    #[inline]
+    pub fn seal(&mut self, plain: &[u8], record: &mut [u8]) -> Result<(), TlsFault> {
+        debug_assert!(plain.len() <= MAX_PLAINTEXT && record.len() == HEADER_LEN + plain.len() + TRAILER_LEN);
+        let (header, body) = record.split_at_mut(HEADER_LEN);
+        header.copy_from_slice(&record_header(plain.len()));
+        let (sealed, trailer) = body.split_at_mut(plain.len());
+        self.tx.seal_apart(header, plain, sealed, trailer)
     }
 
     /// Whether [`Self::key_update`] must come before the next record of data.
@@ -186,11 +204,9 @@ impl RecordLayer {
     #[inline]
     fn seal_typed(&mut self, content: u8, buf: &mut [u8], start: usize, end: usize) -> Result<Range<usize>, TlsFault> {
         debug_assert!(end - start <= MAX_PLAINTEXT);
-        let len = (end - start + TRAILER_LEN) as u16;
         let record = &mut buf[start - HEADER_LEN..end + TRAILER_LEN];
-        record[..3].copy_from_slice(&[APPLICATION_DATA, 3, 3]);
-        record[3..HEADER_LEN].copy_from_slice(&len.to_be_bytes());
         let (header, body) = record.split_at_mut(HEADER_LEN);
+        header.copy_from_slice(&record_header(end - start));
         let inner_len = body.len() - TAG_LEN;
         let (inner, tag) = body.split_at_mut(inner_len);
         inner[inner_len - 1] = content;
@@ -246,6 +262,13 @@ impl RecordLayer {
     }
 }
 
+/// The header of a record that carries `len` bytes.
+#[inline]
+fn record_header(len: usize) -> [u8; HEADER_LEN] {
+    let [high, low] = ((len + TRAILER_LEN) as u16).to_be_bytes();
+    [APPLICATION_DATA, 3, 3, high, low]
+}
+
 impl fmt::Debug for RecordLayer {
     /// Sequence numbers only: keys are never printed.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -287,9 +310,11 @@ impl Half {
     }
 
     #[inline]
-    fn open<'a>(&mut self, aad: &[u8], body: &'a mut [u8]) -> Result<&'a mut [u8], TlsFault> {
+    fn open(&mut self, aad: &[u8], sealed: &[u8], tag: &[u8], out: &mut [u8]) -> Result<(), TlsFault> {
         let nonce = self.nonce();
-        self.key.open_in_place(nonce, Aad::from(aad), body).map_err(|_| TlsFault::Forbidden(Alert::BadRecordMac))
+        self.key
+            .open_separate_gather(nonce, Aad::from(aad), sealed, tag, out)
+            .map_err(|_| TlsFault::Forbidden(Alert::BadRecordMac))
     }
 
     #[inline]
@@ -298,5 +323,14 @@ impl Half {
         let made = self.key.seal_in_place_separate_tag(nonce, Aad::from(aad), inner).map_err(|_| TlsFault::Ours)?;
         tag.copy_from_slice(made.as_ref());
         Ok(())
+    }
+
+    /// `trailer` takes the content type and the tag.
+    #[inline]
+    fn seal_apart(&mut self, aad: &[u8], plain: &[u8], out: &mut [u8], trailer: &mut [u8]) -> Result<(), TlsFault> {
+        let nonce = self.nonce();
+        self.key
+            .seal_out_of_place_scatter(nonce, Aad::from(aad), plain, out, &[APPLICATION_DATA], trailer)
+            .map_err(|_| TlsFault::Ours)
     }
 }

@@ -1,18 +1,18 @@
-//! Bulk between plain connections: a run of packets for one peer is sent from where it was received, without a copy.
+//! Bulk: a run of packets for one peer is sent from where it was received, or sealed from where it was opened, without
+//! a copy.
 //!
 //! Only if nothing would be overtaken: what waits for that peer goes first, in the same send. What its socket does not
-//! take is queued as ever. Sealed connections gain nothing here: a record is made in one pass over a chunk, and a run
-//! is cut by the records that it came in.
+//! take is queued as ever.
 
 use std::io::IoSlice;
 
 use crate::driver::Driver;
-use crate::mem::chunk::CAPACITY;
+use crate::mem::chunk::{CAPACITY, Counts, FrameClass, HEADROOM};
 use crate::proto::frame::{self, HEADER_LEN, PACKET_HEAD};
 use crate::stats::{CloseReason, DropReason};
-use crate::tls::Transport;
+use crate::tls::{RecordLayer, TlsFault, Transport, record};
 use crate::worker::core::Core;
-use crate::worker::egress::payload_len;
+use crate::worker::egress::{COMMIT_BYTES, payload_len};
 use crate::worker::send::PARTS;
 use crate::worker::session::State;
 
@@ -78,7 +78,11 @@ impl<D: Driver> Forward for Runs<'_, D> {
         let Some(run) = self.run.take() else { return };
         let frames = &bytes[run.start..run.end];
         if frames.len() >= core.settings.run_bytes && core.takes_runs(run.to) {
-            core.send_run(self.driver, run.to, frames, run.packets);
+            if matches!(core.sessions[run.to].transport, Transport::Plain) {
+                core.send_run(self.driver, run.to, frames, run.packets);
+            } else {
+                core.seal_run(self.driver, run.to, frames);
+            }
         } else {
             core.enqueue_run(run.to, frames);
         }
@@ -92,7 +96,7 @@ impl Core {
         session.state == State::Open
             && !session.blocked
             && session.held == 0
-            && matches!(session.transport, Transport::Plain)
+            && !matches!(session.transport, Transport::Tls12(_))
             && session.websocket.is_none()
             && !session.egress.has_wire()
             && session.egress.queued_bytes() as usize <= CAPACITY
@@ -128,6 +132,81 @@ impl Core {
             self.keep_rest(slot, frames, sent.saturating_sub(before));
             self.block(slot);
         }
+    }
+
+    /// The same for a sealed connection, in parts of what is committed at once: a record that is made can no longer be
+    /// dropped.
+    fn seal_run<D: Driver>(&mut self, driver: &mut D, slot: u32, mut frames: &[u8]) {
+        let mut result = self.commit(slot).map(drop);
+        while result.is_ok() && !frames.is_empty() {
+            let mut transport = std::mem::replace(&mut self.sessions[slot].transport, Transport::Plain);
+            (frames, result) = self.commit_run(slot, &mut transport, frames);
+            self.sessions[slot].transport = transport;
+            while result.is_ok() && self.sessions[slot].egress.has_wire() {
+                if self.send_committed(driver, slot).is_some() {
+                    continue;
+                }
+                if self.sessions[slot].state == State::Open {
+                    self.enqueue_run(slot, frames);
+                } else {
+                    self.unsent(slot, frames);
+                }
+                return;
+            }
+        }
+        if let Err(fault) = result {
+            self.unsent(slot, frames);
+            self.sessions[slot].fault = Some(fault);
+            self.close(slot, CloseReason::Internal);
+        }
+    }
+
+    /// Commits as many whole frames as may be committed at once, sealed. Returns those that are left.
+    fn commit_run<'f>(
+        &mut self,
+        slot: u32,
+        transport: &mut Transport,
+        mut frames: &'f [u8],
+    ) -> (&'f [u8], Result<(), TlsFault>) {
+        let Transport::Tls13(records) = transport else { return (frames, Err(TlsFault::Ours)) };
+        let (mut packets, mut bytes) = (0, 0);
+        while bytes < COMMIT_BYTES && !frames.is_empty() {
+            let (len, counts) = one_record(frames);
+            let (record, rest) = frames.split_at(len);
+            if let Err(fault) = self.commit_record(slot, records, record, counts) {
+                return (frames, Err(fault));
+            }
+            frames = rest;
+            bytes += len;
+            packets += u64::from(counts.packets);
+        }
+        self.stats.write_frames.record(packets);
+        self.sample_at_once(packets);
+        (frames, Ok(()))
+    }
+
+    /// Seals whole frames; more than one record only for a frame that is longer than one.
+    fn commit_record(
+        &mut self,
+        slot: u32,
+        records: &mut RecordLayer,
+        frames: &[u8],
+        counts: Counts,
+    ) -> Result<(), TlsFault> {
+        for part in frames.chunks(CAPACITY) {
+            self.refresh_key(slot, records)?;
+            let id = self.chunks.take();
+            let chunk = &mut self.chunks[id];
+            let (start, end) = (HEADROOM - record::HEADER_LEN, HEADROOM + part.len() + record::TRAILER_LEN);
+            let sealed = records.seal(part, &mut chunk.data[start..end]);
+            (chunk.start, chunk.end) = (start as u32, end as u32);
+            self.sessions[slot].egress.push_wire(&mut self.chunks, id);
+            sealed?;
+            self.stats.record_bytes.record(part.len() as u64);
+        }
+        self.sessions[slot].egress.count_last(&mut self.chunks, counts);
+        self.stats.queued(counts.packets.into(), counts.payload.into());
+        Ok(())
     }
 
     /// The socket took `sent` bytes of these frames: the rest of the one that it took in part is committed, those
@@ -169,6 +248,21 @@ impl Core {
 fn frame_len(frames: &[u8]) -> Option<usize> {
     let &[_, a, b, c, d] = frames.first_chunk::<HEADER_LEN>()?;
     Some(HEADER_LEN + u32::from_be_bytes([a, b, c, d]) as usize)
+}
+
+/// Bytes of the frames at the front that fill one record, at least of one frame, and what they are.
+#[inline]
+fn one_record(frames: &[u8]) -> (usize, Counts) {
+    let (mut end, mut counts) = (0, Counts::default());
+    while let Some(len) = frame_len(&frames[end..])
+        && (end == 0 || end + len <= CAPACITY)
+    {
+        let disco = frame::is_disco(&frames[end + PACKET_HEAD..end + len]);
+        let class = if disco { FrameClass::Disco } else { FrameClass::Data };
+        counts.add(Counts::of(class, (len - PACKET_HEAD) as u32));
+        end += len;
+    }
+    (end, counts)
 }
 
 // What is queued when a run goes out makes up at most one chunk of each queue and a part of another.

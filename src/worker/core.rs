@@ -73,6 +73,8 @@ pub struct Core {
     spare: Vec<Vec<u8>>,
     spare_bytes: usize,
     pub(super) scratch: Vec<u8>,
+    /// What one receive has brought, opened. As long as it ever had to be.
+    pub(super) opened: Vec<u8>,
     /// Lengths of queues with their sessions, while the longest are looked for.
     longest: Vec<(u32, u32)>,
     /// Sessions that are sent nothing until their takeover is known everywhere.
@@ -125,6 +127,7 @@ impl Core {
             spare: Vec::new(),
             spare_bytes: 0,
             scratch: Vec::new(),
+            opened: Vec::new(),
             longest: Vec::new(),
             held: Vec::new(),
             publications: VecDeque::new(),

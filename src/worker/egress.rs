@@ -234,7 +234,13 @@ impl Egress {
             self.push_wire(pool, id);
         }
         let class = if disco { FrameClass::Disco } else { FrameClass::Data };
-        pool[self.wire.tail].set_counts(Counts::of(class, payload));
+        self.count_last(pool, Counts::of(class, payload));
+    }
+
+    /// These packets end in the last chunk of the wire.
+    #[inline]
+    pub fn count_last(&mut self, pool: &mut ChunkPool, counts: Counts) {
+        pool[self.wire.tail].set_counts(counts);
     }
 
     /// First committed chunk; its successors follow by `next`.

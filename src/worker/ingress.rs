@@ -1,4 +1,4 @@
-//! From bytes of the socket to whole frames: open in place, cut at frame borders.
+//! From bytes of the socket to whole frames: open side by side, cut at frame borders.
 
 use crate::driver::Driver;
 use crate::proto::deframe::Step;
@@ -14,41 +14,51 @@ impl Core {
     /// Takes what the socket in `slot` has brought.
     #[inline]
     pub(super) fn receive<D: Driver>(&mut self, driver: &mut D, slot: u32, bytes: &mut [u8]) {
-        let session = &mut self.sessions[slot];
-        let runs = matches!(session.transport, Transport::Plain) && session.websocket.is_none();
-        if runs && session.state == State::Open && !self.stopping {
-            session.active_at = self.now;
-            self.frames_to(&mut Runs::new(driver), slot, bytes);
-        } else {
-            self.ingest(slot, bytes);
-        }
+        self.take_in(&mut Runs::new(driver), slot, bytes);
     }
 
     /// The same without a way to send.
-    #[inline]
     pub(super) fn ingest(&mut self, slot: u32, bytes: &mut [u8]) {
+        self.take_in(&mut Each, slot, bytes);
+    }
+
+    #[inline]
+    fn take_in(&mut self, packets: &mut impl Forward, slot: u32, bytes: &mut [u8]) {
         let session = &mut self.sessions[slot];
         if session.state != State::Open || self.stopping {
             return;
         }
         session.active_at = self.now;
-        // The transport is out of the session while frames run through the rest of the worker.
+        // The transport is out of its session only while records are opened, not while frames run through the rest of
+        // the worker: one of them may be for this very session.
         match std::mem::replace(&mut session.transport, Transport::Plain) {
-            Transport::Plain => self.opened_bytes(slot, bytes),
+            Transport::Plain => self.opened_bytes(packets, slot, bytes),
             Transport::Tls13(mut records) => {
-                let result = self.records(slot, &mut records, bytes);
+                let mut opened = std::mem::take(&mut self.opened);
+                let (end, result) = self.records(slot, &mut records, bytes, &mut opened);
                 self.sessions[slot].transport = Transport::Tls13(records);
+                self.opened_bytes(packets, slot, &mut opened[..end]);
+                self.opened = opened;
                 self.judge(slot, result);
             }
             Transport::Tls12(mut conn) => {
-                let result = self.records12(slot, &mut conn, bytes);
+                let mut opened = std::mem::take(&mut self.scratch);
+                opened.clear();
+                let result = self.records12(slot, &mut conn, bytes, &mut opened);
                 self.sessions[slot].transport = Transport::Tls12(conn);
+                self.opened_bytes(packets, slot, &mut opened);
+                self.scratch = opened;
                 self.judge(slot, result);
             }
         }
     }
 
+    /// What came of opening, once the frames before that have been acted on: the first reason to end is the one that
+    /// counts.
     fn judge(&mut self, slot: u32, result: Result<Flow, TlsFault>) {
+        if self.sessions[slot].state != State::Open {
+            return;
+        }
         match result {
             Ok(Flow::Open) => {}
             Ok(Flow::Closed) => self.close(slot, CloseReason::PeerClosed),
@@ -64,64 +74,89 @@ impl Core {
         }
     }
 
-    /// TLS 1.3: whole records are opened where they lie; one that straddles two receives is put together first.
+    /// TLS 1.3: opens whole records side by side, to the front of `opened`. Returns where that ends.
+    ///
+    /// The beginning of a frame that the last receive ended with stands in front if this one is worth it, so that what
+    /// follows is cut into frames where it lies.
     #[inline]
-    fn records(&mut self, slot: u32, records: &mut RecordLayer, bytes: &mut [u8]) -> Result<Flow, TlsFault> {
+    fn records(
+        &mut self,
+        slot: u32,
+        records: &mut RecordLayer,
+        bytes: &[u8],
+        opened: &mut Vec<u8>,
+    ) -> (usize, Result<Flow, TlsFault>) {
+        let mut end = 0;
+        let session = &mut self.sessions[slot];
+        let head = if bytes.len() >= self.settings.run_bytes && session.websocket.is_none() {
+            session.deframer.begun()
+        } else {
+            &[]
+        };
+        // No record carries more than it is long.
+        let room = head.len() + session.wire.len() + bytes.len();
+        if opened.len() < room {
+            opened.resize(room, 0);
+        }
+        if !head.is_empty() {
+            end = head.len();
+            opened[..end].copy_from_slice(head);
+            session.deframer.forget_begun();
+        }
         let mut at = 0;
-        if !self.sessions[slot].wire.is_empty() {
-            let mut wire = std::mem::take(&mut self.sessions[slot].wire);
-            let whole = complete_record(&mut wire, bytes, &mut at);
+        if !session.wire.is_empty() {
+            let whole = complete_record(&mut session.wire, bytes, &mut at);
             if !whole {
-                self.sessions[slot].wire = wire;
-                return Ok(Flow::Open);
+                return (end, Ok(Flow::Open));
             }
-            let flow = self.one_record(slot, records, &mut wire).map(|(flow, _)| flow);
+            let wire = std::mem::take(&mut session.wire);
+            let result = records.open(&wire, &mut opened[end..]);
             self.recycle(wire);
-            if flow? == Flow::Closed {
-                return Ok(Flow::Closed);
+            match result {
+                Ok(Opened::Data { len, .. }) => end += len,
+                Ok(Opened::Control { .. }) => {}
+                Ok(Opened::Closed) => return (end, Ok(Flow::Closed)),
+                // Only of a record that is longer than TLS allows.
+                Ok(Opened::Need) => return (end, Err(TlsFault::Ours)),
+                Err(fault) => return (end, Err(fault)),
             }
         }
-        while at < bytes.len() && self.sessions[slot].state == State::Open {
-            match self.one_record(slot, records, &mut bytes[at..])? {
-                (Flow::Closed, _) => return Ok(Flow::Closed),
-                (Flow::Open, 0) => {
+        while at < bytes.len() {
+            match records.open(&bytes[at..], &mut opened[end..]) {
+                Ok(Opened::Data { len, used }) => {
+                    end += len;
+                    at += used;
+                }
+                Ok(Opened::Control { used }) => at += used,
+                Ok(Opened::Closed) => return (end, Ok(Flow::Closed)),
+                Ok(Opened::Need) => {
                     let mut wire = self.lend().unwrap_or_default();
                     wire.extend_from_slice(&bytes[at..]);
                     self.sessions[slot].wire = wire;
                     break;
                 }
-                (Flow::Open, used) => at += used,
+                Err(fault) => return (end, Err(fault)),
             }
         }
-        Ok(Flow::Open)
+        (end, Ok(Flow::Open))
     }
 
-    /// Opens the record at the front and acts on it; 0 bytes used: it is not whole.
-    #[inline]
-    fn one_record(&mut self, slot: u32, records: &mut RecordLayer, wire: &mut [u8]) -> Result<(Flow, usize), TlsFault> {
-        Ok(match records.open(wire)? {
-            Opened::Need => (Flow::Open, 0),
-            Opened::Data { data, used } => {
-                self.opened_bytes(slot, &mut wire[data]);
-                (Flow::Open, used)
-            }
-            Opened::Control { used } => (Flow::Open, used),
-            Opened::Closed => (Flow::Closed, 0),
-        })
-    }
-
-    /// TLS 1.2: rustls opens into a buffer of its own.
-    fn records12(&mut self, slot: u32, conn: &mut Tls12, bytes: &mut [u8]) -> Result<Flow, TlsFault> {
+    /// TLS 1.2: rustls appends what it opens.
+    fn records12(
+        &mut self,
+        slot: u32,
+        conn: &mut Tls12,
+        bytes: &mut [u8],
+        opened: &mut Vec<u8>,
+    ) -> Result<Flow, TlsFault> {
         let mut wire = std::mem::take(&mut self.sessions[slot].wire);
-        let mut plain = std::mem::take(&mut self.scratch);
         let input = if wire.is_empty() {
             bytes
         } else {
             wire.extend_from_slice(bytes);
             &mut wire[..]
         };
-        plain.clear();
-        let result = conn.open(input, &mut plain);
+        let result = conn.open(input, opened);
         let rest = match &result {
             Ok((used, _)) => *used..input.len(),
             Err(_) => 0..0,
@@ -133,8 +168,6 @@ impl Core {
         }
         self.recycle(wire);
         self.sessions[slot].wire = kept;
-        self.opened_bytes(slot, &mut plain);
-        self.scratch = plain;
         result.map(|(_, flow)| flow)
     }
 
@@ -145,7 +178,7 @@ impl Core {
 
     /// Cuts plaintext into frames and acts on each.
     #[inline]
-    fn frames_to(&mut self, packets: &mut impl Forward, slot: u32, bytes: &mut [u8]) {
+    pub(super) fn frames_to(&mut self, packets: &mut impl Forward, slot: u32, bytes: &mut [u8]) {
         let session = &mut self.sessions[slot];
         let mesh = session.mesh;
         if session.shared && !bytes.is_empty() {

@@ -6,7 +6,7 @@ use crate::driver::{Driver, Nanos};
 use crate::limits;
 use crate::mem::chunk::{CAPACITY, Chunk, ChunkId, FrameClass, HEADROOM, NIL};
 use crate::stats::CloseReason;
-use crate::tls::{TlsFault, Transport};
+use crate::tls::{RecordLayer, TlsFault, Transport};
 use crate::worker::core::Core;
 use crate::worker::egress::COMMIT_BYTES;
 use crate::worker::session::State;
@@ -59,23 +59,27 @@ impl Core {
                 self.mark_dirty(slot);
                 return;
             }
-            let mut parts = [IoSlice::new(&[]); PARTS];
-            let (count, bytes) = self.parts(slot, &mut parts);
-            match driver.send(slot, &parts[..count]) {
-                Ok(sent) => {
-                    self.sent(slot, sent);
-                    share = share.saturating_sub(sent);
-                    if sent < bytes {
-                        self.block(slot);
-                        return;
-                    }
-                }
-                Err(_) => {
-                    self.close(slot, CloseReason::WriteError);
-                    return;
-                }
+            match self.send_committed(driver, slot) {
+                Some(sent) => share = share.saturating_sub(sent),
+                None => return,
             }
         }
+    }
+
+    /// Sends what is committed, at most so much as one send takes. `None`: the socket is full or broken.
+    pub(super) fn send_committed<D: Driver>(&mut self, driver: &mut D, slot: u32) -> Option<usize> {
+        let mut parts = [IoSlice::new(&[]); PARTS];
+        let (count, bytes) = self.parts(slot, &mut parts);
+        let Ok(sent) = driver.send(slot, &parts[..count]) else {
+            self.close(slot, CloseReason::WriteError);
+            return None;
+        };
+        self.sent(slot, sent);
+        if sent < bytes {
+            self.block(slot);
+            return None;
+        }
+        Some(sent)
     }
 
     pub(super) fn parts<'a>(&'a self, slot: u32, parts: &mut [IoSlice<'a>; PARTS]) -> (usize, usize) {
@@ -187,14 +191,7 @@ impl Core {
         match transport {
             Transport::Plain => {}
             Transport::Tls13(records) => {
-                if records.key_update_due() {
-                    let mut message = std::mem::take(&mut self.scratch);
-                    message.clear();
-                    let made = records.key_update(&mut message);
-                    self.push_wire_bytes(slot, &message);
-                    self.scratch = message;
-                    made?;
-                }
+                self.refresh_key(slot, records)?;
                 let chunk = &mut self.chunks[id];
                 let range = records.seal_in_place(&mut chunk.data, chunk.start as usize, chunk.end as usize)?;
                 chunk.start = range.start as u32;
@@ -214,6 +211,20 @@ impl Core {
             }
         }
         self.sessions[slot].egress.push_wire(&mut self.chunks, id);
+        Ok(())
+    }
+
+    /// Before each record: a new key, if one is due.
+    #[inline]
+    pub(super) fn refresh_key(&mut self, slot: u32, records: &mut RecordLayer) -> Result<(), TlsFault> {
+        if records.key_update_due() {
+            let mut message = std::mem::take(&mut self.scratch);
+            message.clear();
+            let made = records.key_update(&mut message);
+            self.push_wire_bytes(slot, &message);
+            self.scratch = message;
+            made?;
+        }
         Ok(())
     }
 

@@ -4,15 +4,16 @@ use crate::mem::chunk::{CAPACITY, ChunkId, HEADROOM};
 use crate::proto::ws::{self, CloseCode, Step};
 use crate::stats::CloseReason;
 use crate::tls::record;
+use crate::worker::bulk::Forward;
 use crate::worker::core::Core;
 use crate::worker::session::State;
 
 impl Core {
     /// Takes opened bytes of any session.
     #[inline]
-    pub(super) fn opened_bytes(&mut self, slot: u32, bytes: &mut [u8]) {
+    pub(super) fn opened_bytes(&mut self, packets: &mut impl Forward, slot: u32, bytes: &mut [u8]) {
         if self.sessions[slot].websocket.is_none() {
-            self.frames(slot, bytes);
+            self.frames_to(packets, slot, bytes);
         } else {
             self.messages(slot, bytes);
         }

@@ -13,6 +13,7 @@ use derpring::worker::listing::Request;
 use derpring::worker::{Common, Next, Settings, Worker};
 
 use crate::client::{Client, Got};
+use crate::world::tls_pair;
 
 const QUEUE: u32 = 40;
 
@@ -21,6 +22,8 @@ struct Stage {
     common: Arc<Common<SimSocket>>,
     workers: Vec<Worker<Sim>>,
     clients: Vec<Client>,
+    /// Who joins from now on speaks TLS.
+    tls: bool,
 }
 
 impl Stage {
@@ -43,7 +46,7 @@ impl Stage {
         };
         let workers =
             (0..workers).map(|me| Worker::new(net.driver(), me as u16, settings.clone(), common.clone())).collect();
-        Self { net, common, workers, clients: Vec::new() }
+        Self { net, common, workers, clients: Vec::new(), tls: false }
     }
 
     /// Logs in on a worker; the number of the client and of its peer are the same.
@@ -68,9 +71,10 @@ impl Stage {
         let id = self.clients.len() as u32;
         let key = [peer as u8 + 1; 32];
         let (socket, end) = self.net.connect(1 << 24);
+        let (transport, theirs) = if self.tls { tls_pair(id) } else { (Transport::Plain, Transport::Plain) };
         let handover = Handover {
             socket,
-            transport: Transport::Plain,
+            transport,
             wire_in: Vec::new(),
             plain_in: Vec::new(),
             greeting: vec![3, 0, 0, 0, 0],
@@ -85,7 +89,7 @@ impl Stage {
             websocket: None,
         };
         assert!(self.common.commands[worker].push(Command::Adopt(Box::new(handover))).is_ok());
-        self.clients.push(Client::new(id, peer, key, false, end, Transport::Plain));
+        self.clients.push(Client::new(id, peer, key, false, end, theirs));
         self.run(6);
         self.clients.len() - 1
     }
@@ -296,6 +300,66 @@ fn a_run_is_sent_where_it_lies_and_its_rest_is_kept() {
         assert_eq!(numbers(&got).len(), 13, "room {room}: {got:?}");
         assert_eq!(stage.workers[0].core().memory_held().0, 0);
     }
+}
+
+/// The same between TLS connections: each border of a record and of a frame may be where the socket is full, a frame
+/// may be longer than a record, and a client may send to itself.
+#[test]
+fn a_run_is_sealed_where_it_was_opened_and_its_rest_is_kept() {
+    for room in [0, 1, 5, 22, 700, 2000, 16_400, 16_422, 40_000, 70_000, 1 << 20] {
+        for (to, straddles) in [(1, false), (1, true), (0, true)] {
+            let mut stage = Stage::new(1);
+            stage.tls = true;
+            let (sender, receiver) = (stage.join(0), stage.join(0));
+            let to = [sender, receiver][to];
+            let (key, peer) = (stage.clients[to].key, stage.clients[to].peer);
+            let first = stage.clients[sender].packet(&key, peer, false, 700);
+            let cut = if straddles { 300 } else { 0 };
+            stage.clients[sender].end.write(&first[..cut]);
+            stage.run(1);
+            stage.clients[sender].end.write(&first[cut..]);
+            stage.clients[to].end.set_room(room);
+            stage.send(sender, to, 10, false, 100);
+            stage.send(sender, to, 2, true, 100);
+            stage.send(sender, to, 1, false, 40_000);
+            stage.send(sender, to, 7, false, 5000);
+            stage.run(1);
+            let stats = stage.workers[0].core().stats();
+            assert_eq!(stats.received(), 21);
+            let (sent, queued) = (stats.packets_sent.get(), stats.queued_packets.get());
+            assert_eq!(sent + queued, 21, "room {room}");
+            assert_eq!(queued, stage.workers[0].core().packets_queued());
+            assert!(room < 1 << 20 || queued == 0, "{queued} wait for no reason");
+            let mut got = Vec::new();
+            for _ in 0..120 {
+                got.extend(stage.read(to));
+                stage.clients[to].end.set_room(room.max(1000));
+                stage.run(2);
+            }
+            assert_eq!(numbers(&got).len(), 21, "room {room}: {got:?}");
+            assert_eq!(stage.workers[0].core().memory_held().0, 0);
+        }
+    }
+}
+
+/// What is sealed and cannot leave any more was lost to the connection's end, and so is what waits behind it.
+#[test]
+fn a_run_for_a_peer_that_is_gone_is_counted() {
+    let mut stage = Stage::new(1);
+    stage.tls = true;
+    let (sender, receiver) = (stage.join(0), stage.join(0));
+    stage.clients[receiver].end.set_room(3000);
+    stage.send(sender, receiver, 30, false, 1000);
+    stage.send(sender, receiver, 2, true, 1000);
+    stage.run(1);
+    stage.clients[receiver].end.reset();
+    stage.net.advance(Duration::from_secs(10));
+    stage.run(2);
+    let stats = stage.workers[0].core().stats();
+    assert_eq!((stats.packets_sent.get(), stats.queued_packets.get()), (0, 0), "the first record is not through");
+    let lost = |reason| stage.dropped(0, reason).iter().sum::<u64>();
+    assert_eq!(lost(DropReason::WriteError) + lost(DropReason::GoneDisconnected), 32);
+    assert_eq!(stage.workers[0].core().memory_held().0, 0);
 }
 
 /// A packet has been sent when its end has: one whose end never left the relay was lost to the connection's.

@@ -812,7 +812,7 @@ fn unframed(unframer: &mut Unframer, mut messages: Vec<u8>) -> Vec<u8> {
 }
 
 /// Two ends of one TLS connection, as if a handshake had been.
-fn tls_pair(id: u32) -> (Transport, Transport) {
+pub fn tls_pair(id: u32) -> (Transport, Transport) {
     let secrets = |label: u8| {
         let mut key = [label; 32];
         key[..4].copy_from_slice(&id.to_be_bytes());
