@@ -193,16 +193,16 @@ impl<const N: usize> Powers<N> {
 
     #[inline]
     pub fn record(&self, value: u64) {
-        let power = u64::BITS - value.saturating_sub(1).leading_zeros();
-        let at = power.saturating_sub(self.lowest) as usize;
-        self.buckets.get(at).unwrap_or(&self.above).add(1);
-        self.sum.add(value);
+        self.record_times(value, 1);
     }
 
-    /// Records zero, so many times.
+    /// Records a value that came so many times.
     #[inline]
-    pub fn record_zeros(&self, times: u64) {
-        self.buckets[0].add(times);
+    pub fn record_times(&self, value: u64, times: u64) {
+        let power = u64::BITS - value.saturating_sub(1).leading_zeros();
+        let at = power.saturating_sub(self.lowest) as usize;
+        self.buckets.get(at).unwrap_or(&self.above).add(times);
+        self.sum.add(value * times);
     }
 
     /// Bounds with the number of values in each bucket, in rising order; behind them what is above the last.

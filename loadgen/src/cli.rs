@@ -151,7 +151,7 @@ pub struct Args {
     /// millisecond while the relay refuses, to the first packet between two clients
     #[arg(long)]
     pub first_packet: bool,
-    /// Logins in progress at a time
+    /// Logins in progress at a time; when there are fewer than threads, threads log in in turn
     #[arg(long, value_name = "N", default_value_t = 32)]
     pub login_concurrency: usize,
     /// Longest time one login may take

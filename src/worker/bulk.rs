@@ -1,5 +1,5 @@
-//! Bulk: a run of packets for one peer is sent from where it was received, or sealed from where it was opened, without
-//! a copy.
+//! Bulk: a run of packets for one peer is sent from where it was received, or sealed from where it was opened, or from
+//! the batch in which another worker sent it, without a copy.
 //!
 //! Only if nothing would be overtaken: what waits for that peer goes first, in the same send. What its socket does not
 //! take is queued as ever.
@@ -49,18 +49,18 @@ struct Run {
     start: usize,
     end: usize,
     packets: u64,
+    /// Since when its first packet is on its way.
+    queued_us: u32,
 }
 
 impl<'d, D: Driver> Runs<'d, D> {
     pub fn new(driver: &'d mut D) -> Self {
         Self { driver, run: None }
     }
-}
 
-impl<D: Driver> Forward for Runs<'_, D> {
+    /// The RecvPacket frame at `start..end` goes to the session in slot `to` of this worker.
     #[inline]
-    fn packet(&mut self, core: &mut Core, slot: u32, bytes: &mut [u8], start: usize, end: usize) {
-        let Some((to, _)) = core.forward(slot, &mut bytes[start..end]) else { return };
+    pub fn add(&mut self, core: &mut Core, to: u32, bytes: &[u8], (start, end): (usize, usize), queued_us: u32) {
         match &mut self.run {
             Some(run) if run.to == to && run.end == start => {
                 run.end = end;
@@ -68,8 +68,17 @@ impl<D: Driver> Forward for Runs<'_, D> {
             }
             _ => {
                 self.settle(core, bytes);
-                self.run = Some(Run { to, start, end, packets: 1 });
+                self.run = Some(Run { to, start, end, packets: 1, queued_us });
             }
+        }
+    }
+}
+
+impl<D: Driver> Forward for Runs<'_, D> {
+    #[inline]
+    fn packet(&mut self, core: &mut Core, slot: u32, bytes: &mut [u8], start: usize, end: usize) {
+        if let Some((to, _)) = core.forward(slot, &mut bytes[start..end]) {
+            self.add(core, to, bytes, (start, end), core.now_us());
         }
     }
 
@@ -79,12 +88,12 @@ impl<D: Driver> Forward for Runs<'_, D> {
         let frames = &bytes[run.start..run.end];
         if frames.len() >= core.settings.run_bytes && core.takes_runs(run.to) {
             if matches!(core.sessions[run.to].transport, Transport::Plain) {
-                core.send_run(self.driver, run.to, frames, run.packets);
+                core.send_run(self.driver, run.to, frames, run.packets, run.queued_us);
             } else {
-                core.seal_run(self.driver, run.to, frames);
+                core.seal_run(self.driver, run.to, frames, run.queued_us);
             }
         } else {
-            core.enqueue_run(run.to, frames);
+            core.enqueue_run(run.to, frames, run.queued_us);
         }
     }
 }
@@ -102,8 +111,7 @@ impl Core {
             && session.egress.queued_bytes() as usize <= CAPACITY
     }
 
-    fn enqueue_run(&mut self, slot: u32, mut frames: &[u8]) {
-        let queued_us = self.now_us();
+    fn enqueue_run(&mut self, slot: u32, mut frames: &[u8], queued_us: u32) {
         while let Some(len) = frame_len(frames) {
             let (frame, rest) = frames.split_at(len);
             self.enqueue(slot, frame, frame::is_disco(&frame[PACKET_HEAD..]), queued_us);
@@ -111,7 +119,7 @@ impl Core {
         }
     }
 
-    fn send_run<D: Driver>(&mut self, driver: &mut D, slot: u32, frames: &[u8], packets: u64) {
+    fn send_run<D: Driver>(&mut self, driver: &mut D, slot: u32, frames: &[u8], packets: u64, queued_us: u32) {
         // A plain connection has no seal that could fail.
         let _ = self.commit(slot);
         let mut parts = [IoSlice::new(&[]); PARTS];
@@ -125,29 +133,29 @@ impl Core {
         };
         self.sent(slot, sent.min(before));
         self.stats.write_frames.record(packets);
-        self.sample_at_once(packets);
+        self.sample_run(packets, queued_us);
         if sent == before + frames.len() {
             self.went(slot, packets, (frames.len() - packets as usize * PACKET_HEAD) as u64);
         } else {
-            self.keep_rest(slot, frames, sent.saturating_sub(before));
+            self.keep_rest(slot, frames, sent.saturating_sub(before), queued_us);
             self.block(slot);
         }
     }
 
     /// The same for a sealed connection, in parts of what is committed at once: a record that is made can no longer be
     /// dropped.
-    fn seal_run<D: Driver>(&mut self, driver: &mut D, slot: u32, mut frames: &[u8]) {
+    fn seal_run<D: Driver>(&mut self, driver: &mut D, slot: u32, mut frames: &[u8], queued_us: u32) {
         let mut result = self.commit(slot).map(drop);
         while result.is_ok() && !frames.is_empty() {
             let mut transport = std::mem::replace(&mut self.sessions[slot].transport, Transport::Plain);
-            (frames, result) = self.commit_run(slot, &mut transport, frames);
+            (frames, result) = self.commit_run(slot, &mut transport, frames, queued_us);
             self.sessions[slot].transport = transport;
             while result.is_ok() && self.sessions[slot].egress.has_wire() {
                 if self.send_committed(driver, slot).is_some() {
                     continue;
                 }
                 if self.sessions[slot].state == State::Open {
-                    self.enqueue_run(slot, frames);
+                    self.enqueue_run(slot, frames, queued_us);
                 } else {
                     self.unsent(slot, frames);
                 }
@@ -167,6 +175,7 @@ impl Core {
         slot: u32,
         transport: &mut Transport,
         mut frames: &'f [u8],
+        queued_us: u32,
     ) -> (&'f [u8], Result<(), TlsFault>) {
         let Transport::Tls13(records) = transport else { return (frames, Err(TlsFault::Ours)) };
         let (mut packets, mut bytes) = (0, 0);
@@ -181,7 +190,7 @@ impl Core {
             packets += u64::from(counts.packets);
         }
         self.stats.write_frames.record(packets);
-        self.sample_at_once(packets);
+        self.sample_run(packets, queued_us);
         (frames, Ok(()))
     }
 
@@ -211,7 +220,7 @@ impl Core {
 
     /// The socket took `sent` bytes of these frames: the rest of the one that it took in part is committed, those
     /// behind it are queued.
-    fn keep_rest(&mut self, slot: u32, mut frames: &[u8], mut sent: usize) {
+    fn keep_rest(&mut self, slot: u32, mut frames: &[u8], mut sent: usize, queued_us: u32) {
         while let Some(len) = frame_len(frames)
             && sent > 0
         {
@@ -227,7 +236,7 @@ impl Core {
             sent = sent.saturating_sub(len);
             frames = behind;
         }
-        self.enqueue_run(slot, frames);
+        self.enqueue_run(slot, frames, queued_us);
     }
 
     /// None of these was sent, and none will be.

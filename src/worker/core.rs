@@ -279,11 +279,13 @@ impl Core {
         self.queue_ms += 0.1 * (ms - self.queue_ms);
     }
 
-    /// So many packets are sent without having waited.
+    /// So many packets are sent together, of which the first has been here since then: mostly since this turn began.
     #[inline]
-    pub(super) fn sample_at_once(&mut self, packets: u64) {
-        self.stats.queue_time.record_zeros(packets);
-        self.queue_ms *= 0.9_f64.powi(packets as i32);
+    pub(super) fn sample_run(&mut self, packets: u64, queued_us: u32) {
+        let waited = self.waited_us(queued_us);
+        self.stats.queue_time.record_times(u64::from(waited), packets);
+        let ms = f64::from(waited / 1000);
+        self.queue_ms = ms + (self.queue_ms - ms) * 0.9_f64.powi(packets as i32);
     }
 
     /// Now and then, and only when nothing is queued: memory of a past burst goes back. A burst that comes back sooner

@@ -5,6 +5,7 @@ use crate::mem::batch::{Batch, ConnId, Item, Join, Note, Parcel};
 use crate::proto::frame::{self, GoneReason, PACKET_HEAD};
 use crate::proto::key::NodeKey;
 use crate::stats::{CloseReason, DropReason};
+use crate::worker::bulk::{Forward, Runs};
 use crate::worker::core::Core;
 use crate::worker::directory::{Change, PeerId};
 
@@ -25,7 +26,7 @@ impl Core {
                         self.acknowledged(publication);
                     }
                 } else {
-                    self.read_batch(&batch);
+                    self.read_batch(driver, &batch);
                     self.mailbox.send_home(batch);
                     self.flush_ripe(driver);
                 }
@@ -33,27 +34,38 @@ impl Core {
         }
     }
 
-    pub(super) fn read_batch(&mut self, batch: &Batch) {
+    fn read_batch<D: Driver>(&mut self, driver: &mut D, batch: &Batch) {
+        let mut runs = Runs::new(driver);
         for item in &batch.items {
             match item {
-                Item::Packet(parcel) => self.deliver(parcel, batch.frame(parcel)),
-                Item::Note(note) => self.apply(note),
+                Item::Packet(parcel) => {
+                    let (start, end) = (parcel.at as usize, (parcel.at + parcel.len) as usize);
+                    if let Some(slot) = self.receiver(parcel, &batch.bytes[start..end]) {
+                        runs.add(self, slot, &batch.bytes, (start, end), parcel.queued_us);
+                    }
+                }
+                // What it says is in order with the packets.
+                Item::Note(note) => {
+                    runs.settle(self, &batch.bytes);
+                    self.apply(note);
+                }
             }
         }
+        runs.settle(self, &batch.bytes);
     }
 
-    /// A packet from another worker.
-    pub(super) fn deliver(&mut self, parcel: &Parcel, frame: &[u8]) {
+    /// The session that a packet from another worker is for.
+    fn receiver(&mut self, parcel: &Parcel, frame: &[u8]) -> Option<u32> {
         self.stats.packets_from_workers.add(1);
         let Some(slot) = self.sessions.find(parcel.to) else {
             let payload = (frame.len() - PACKET_HEAD) as u64;
             self.stats.drop_packets(DropReason::GoneDisconnected, parcel.disco, 1, payload);
-            return;
+            return None;
         };
         if parcel.introduce {
             self.introduce_key(&NodeKey::from_prefix(&frame[frame::HEADER_LEN..]), slot);
         }
-        self.enqueue(slot, frame, parcel.disco, parcel.queued_us);
+        Some(slot)
     }
 
     /// The session in `slot` is about to hear of `peer`.

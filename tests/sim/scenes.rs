@@ -302,15 +302,15 @@ fn a_run_is_sent_where_it_lies_and_its_rest_is_kept() {
     }
 }
 
-/// The same between TLS connections: each border of a record and of a frame may be where the socket is full, a frame
-/// may be longer than a record, and a client may send to itself.
+/// The same between TLS connections, of one worker and of two: each border of a record and of a frame may be where the
+/// socket is full, a frame may be longer than a record, and a client may send to itself.
 #[test]
 fn a_run_is_sealed_where_it_was_opened_and_its_rest_is_kept() {
     for room in [0, 1, 5, 22, 700, 2000, 16_400, 16_422, 40_000, 70_000, 1 << 20] {
-        for (to, straddles) in [(1, false), (1, true), (0, true)] {
-            let mut stage = Stage::new(1);
+        for (to, worker, straddles) in [(1, 0, false), (1, 0, true), (0, 0, true), (1, 1, true)] {
+            let mut stage = Stage::new(worker + 1);
             stage.tls = true;
-            let (sender, receiver) = (stage.join(0), stage.join(0));
+            let (sender, receiver) = (stage.join(0), stage.join(worker));
             let to = [sender, receiver][to];
             let (key, peer) = (stage.clients[to].key, stage.clients[to].peer);
             let first = stage.clients[sender].packet(&key, peer, false, 700);
@@ -323,12 +323,12 @@ fn a_run_is_sealed_where_it_was_opened_and_its_rest_is_kept() {
             stage.send(sender, to, 2, true, 100);
             stage.send(sender, to, 1, false, 40_000);
             stage.send(sender, to, 7, false, 5000);
-            stage.run(1);
-            let stats = stage.workers[0].core().stats();
-            assert_eq!(stats.received(), 21);
+            stage.run(2);
+            assert_eq!(stage.workers[0].core().stats().received(), 21);
+            let stats = stage.workers[worker].core().stats();
             let (sent, queued) = (stats.packets_sent.get(), stats.queued_packets.get());
             assert_eq!(sent + queued, 21, "room {room}");
-            assert_eq!(queued, stage.workers[0].core().packets_queued());
+            assert_eq!(queued, stage.workers[worker].core().packets_queued());
             assert!(room < 1 << 20 || queued == 0, "{queued} wait for no reason");
             let mut got = Vec::new();
             for _ in 0..120 {
@@ -337,8 +337,31 @@ fn a_run_is_sealed_where_it_was_opened_and_its_rest_is_kept() {
                 stage.run(2);
             }
             assert_eq!(numbers(&got).len(), 21, "room {room}: {got:?}");
-            assert_eq!(stage.workers[0].core().memory_held().0, 0);
+            assert!(stage.workers.iter().all(|worker| worker.core().memory_held() == (0, true)));
         }
+    }
+}
+
+/// News of a sender stays between its packets when another worker sends them on from the batch.
+#[test]
+fn a_run_from_another_worker_ends_where_news_stands() {
+    for tls in [false, true] {
+        let mut stage = Stage::new(2);
+        stage.tls = tls;
+        let (sender, other, receiver) = (stage.join(0), stage.join(0), stage.join(1));
+        stage.send(other, receiver, 1, false, 100);
+        stage.run(2);
+        stage.send(sender, receiver, 8, false, 1000);
+        stage.send(other, receiver, 8, false, 1000);
+        stage.clients[other].end.close();
+        stage.turn(0);
+        stage.send(sender, receiver, 8, false, 1000);
+        stage.run(4);
+        let got = stage.read(receiver);
+        let gone = got.iter().position(|got| matches!(got, Got::Gone { .. })).expect("it is told");
+        let from_other = |got: &Got| matches!(got, Got::Packet { key, .. } if *key == stage.clients[other].key);
+        assert_eq!(got[..gone].iter().filter(|got| from_other(got)).count(), 9, "all before: {got:?}");
+        assert_eq!((numbers(&got).len(), got.len()), (25, 26));
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::io::{self, IsTerminal as _, Write as _};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::{Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use hdrhistogram::Histogram;
 
 use super::{Command, Crew, Event, LEAD_TIME, Live, Part, Step};
 use crate::cli::Plan;
-use crate::engine::{self, Job, setup};
+use crate::engine::{self, Job, Logins, setup};
 use crate::error::Error;
 use crate::measure::{StepResult, histogram};
 
@@ -40,6 +40,8 @@ impl<'scope> Threads<'scope> {
         };
         // Of all threads of all processes.
         let workers = plan.threads * part.of;
+        let at_once = plan.login_concurrency / part.of + usize::from(part.index < plan.login_concurrency % part.of);
+        let through = Arc::new(AtomicUsize::new(0));
         for thread in 0..plan.threads {
             let worker = part.index * plan.threads + thread;
             let (command, commands) = channel();
@@ -48,8 +50,10 @@ impl<'scope> Threads<'scope> {
             threads.lives.push(Arc::clone(&live));
             let (tell, clock) = (tell.clone(), threads.clock);
             let layout = plan.layout.part(worker, workers);
+            let through = Arc::clone(&through);
             threads.handles.push(scope.spawn(move || {
-                let job = Job { plan, layout, worker, workers, leads: thread == 0, clock, live: &live, commands };
+                let logins = Logins::part(at_once, thread, plan.threads, &through);
+                let job = Job { plan, layout, workers, logins, leads: thread == 0, clock, live: &live, commands };
                 let pinned = plan.cpus.get(thread % plan.cpus.len().max(1)).map_or(Ok(()), |cpu| setup::pin(*cpu));
                 let told = tell.clone();
                 // Who listens no longer has failed for another reason.

@@ -9,7 +9,7 @@ use crate::error::{ConnError, Error, Role, Who};
 impl Engine<'_> {
     /// Keeps as many logins in progress as the plan allows.
     pub(super) fn dial_more(&mut self) -> Result<(), Error> {
-        while self.dialing < self.logins_at_once && self.up + self.dialing < self.conns.len() {
+        while self.dialing < self.logins_at_once.now() && self.up + self.dialing < self.conns.len() {
             let token = self.up + self.dialing;
             let identity = self.identities[token].clone();
             let dial = Dial::start(self.target(token), identity, self.now())

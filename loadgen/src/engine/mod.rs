@@ -18,6 +18,7 @@ pub mod setup;
 mod transport;
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::{Duration, Instant};
 
@@ -50,14 +51,37 @@ pub struct Job<'a> {
     pub plan: &'a Plan,
     /// Of the whole run's connections and links, those of this thread.
     pub layout: Layout,
-    /// This thread's part in schedules that are not of links, and in logins.
-    pub worker: usize,
+    /// Threads of the whole run: this one has a part like theirs in schedules that are not of links.
     pub workers: usize,
+    pub logins: Logins<'a>,
     /// The first thread of a process samples it.
     pub leads: bool,
     pub clock: Instant,
     pub live: &'a Live,
     pub commands: Receiver<Command>,
+}
+
+/// A thread's part in the logins that may be in progress.
+pub struct Logins<'a> {
+    pub at_once: usize,
+    /// Threads of this process that must be through before this one begins.
+    pub after: usize,
+    /// Those that are.
+    pub through: &'a AtomicUsize,
+}
+
+impl<'a> Logins<'a> {
+    /// The part of `thread` of `threads` in `at_once` logins of this process. When there are fewer than threads, the
+    /// last ones take the places of the first as these are through.
+    pub fn part(at_once: usize, thread: usize, threads: usize, through: &'a AtomicUsize) -> Self {
+        let begin = at_once.clamp(1, threads);
+        let share = at_once / threads + usize::from(thread < at_once % threads);
+        Self { at_once: share.max(1), after: (thread + 1).saturating_sub(begin), through }
+    }
+
+    fn now(&self) -> usize {
+        if self.through.load(Ordering::Relaxed) >= self.after { self.at_once } else { 0 }
+    }
 }
 
 /// Does the job: an event for the end of the logins, and one for each step.
@@ -93,7 +117,7 @@ struct Engine<'a> {
     poller: Poller,
     conns: Vec<Conn>,
     identities: Vec<Identity>,
-    logins_at_once: usize,
+    logins_at_once: Logins<'a>,
     dialing: usize,
     up: usize,
     logins: Histogram<u64>,
@@ -136,15 +160,14 @@ enum Conn {
 
 impl<'a> Engine<'a> {
     fn new(job: Job<'a>) -> Result<Self, Error> {
-        let Job { plan, layout, worker, workers, leads, clock, live, commands } = job;
+        let Job { plan, layout, workers, logins, leads, clock, live, commands } = job;
         let identities = setup::identities(layout.conns.len())?;
         let keys: Vec<_> = identities.iter().map(|identity| identity.public).collect();
         let flows = Flows::new(plan, &layout, &keys);
         let slow = |at: &usize| layout.conns[*at].who.role == Role::SlowReceiver;
         Ok(Self {
             job_share: Share { mine: 1, total: workers as u64 },
-            logins_at_once: (plan.login_concurrency / workers + usize::from(worker < plan.login_concurrency % workers))
-                .max(1),
+            logins_at_once: logins,
             clock,
             poller: Poller::new().map_err(|source| Error::System { what: "cannot set up epoll", source })?,
             conns: std::iter::repeat_with(|| Conn::Waiting).take(layout.conns.len()).collect(),
@@ -242,6 +265,7 @@ impl<'a> Engine<'a> {
         let now = self.now();
         match self.phase {
             Phase::Login if self.up == self.conns.len() => {
+                self.logins_at_once.through.fetch_add(1, Ordering::Relaxed);
                 self.enter(Phase::Ready, u64::MAX);
                 return Ok(Some(Event::LoggedIn(self.logins.clone())));
             }
@@ -377,4 +401,23 @@ fn watch(poller: &Poller, token: usize, transport: &mut Transport) -> Result<(),
         transport.watched = wanted;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn logins_in_progress_are_shared_out_and_taken_over() {
+        let through = AtomicUsize::new(0);
+        let now = |at_once, threads| {
+            (0..threads).map(|thread| Logins::part(at_once, thread, threads, &through).now()).collect::<Vec<_>>()
+        };
+        assert_eq!((now(32, 1), now(32, 3), now(2, 2)), (vec![32], vec![11, 11, 10], vec![1, 1]));
+        assert_eq!((now(1, 3), now(2, 3), now(0, 2)), (vec![1, 0, 0], vec![1, 1, 0], vec![1, 0]));
+        through.store(1, Ordering::Relaxed);
+        assert_eq!((now(1, 3), now(2, 3)), (vec![1, 1, 0], vec![1, 1, 1]));
+        through.store(2, Ordering::Relaxed);
+        assert_eq!(now(1, 3), [1, 1, 1]);
+    }
 }
