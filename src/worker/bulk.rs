@@ -9,6 +9,7 @@ use std::io::IoSlice;
 use crate::driver::Driver;
 use crate::mem::chunk::{CAPACITY, Counts, FrameClass, HEADROOM};
 use crate::proto::frame::{self, HEADER_LEN, PACKET_HEAD};
+use crate::proto::key::NodeKey;
 use crate::stats::{CloseReason, DropReason};
 use crate::tls::{RecordLayer, TlsFault, Transport, record};
 use crate::worker::core::Core;
@@ -51,6 +52,40 @@ struct Run {
     packets: u64,
     /// Since when its first packet is on its way.
     queued_us: u32,
+    /// Whose run this is, if he is of this worker.
+    sender: Option<Sender>,
+}
+
+impl Run {
+    #[inline]
+    fn append(&mut self, end: usize) {
+        self.end = end;
+        self.packets += 1;
+    }
+}
+
+/// A packet for the same key behind one of the same receive goes the same way: nothing that could change it comes
+/// between them. All of these are counted at once.
+struct Sender {
+    slot: u32,
+    dest: NodeKey,
+    /// Packets and disco packets behind the first.
+    packets: [u64; 2],
+    payload: u64,
+}
+
+impl Sender {
+    /// Notes a SendPacket frame, if it is for the same key.
+    #[inline]
+    fn goes_on(&mut self, frame: &[u8]) -> bool {
+        let same = frame[HEADER_LEN..PACKET_HEAD] == self.dest.0;
+        if same {
+            let payload = &frame[PACKET_HEAD..];
+            self.packets[usize::from(frame::is_disco(payload))] += 1;
+            self.payload += payload.len() as u64;
+        }
+        same
+    }
 }
 
 impl<'d, D: Driver> Runs<'d, D> {
@@ -62,13 +97,10 @@ impl<'d, D: Driver> Runs<'d, D> {
     #[inline]
     pub fn add(&mut self, core: &mut Core, to: u32, bytes: &[u8], (start, end): (usize, usize), queued_us: u32) {
         match &mut self.run {
-            Some(run) if run.to == to && run.end == start => {
-                run.end = end;
-                run.packets += 1;
-            }
+            Some(run) if run.to == to && run.end == start => run.append(end),
             _ => {
                 self.settle(core, bytes);
-                self.run = Some(Run { to, start, end, packets: 1, queued_us });
+                self.run = Some(Run { to, start, end, packets: 1, queued_us, sender: None });
             }
         }
     }
@@ -77,14 +109,30 @@ impl<'d, D: Driver> Runs<'d, D> {
 impl<D: Driver> Forward for Runs<'_, D> {
     #[inline]
     fn packet(&mut self, core: &mut Core, slot: u32, bytes: &mut [u8], start: usize, end: usize) {
-        if let Some((to, _)) = core.forward(slot, &mut bytes[start..end]) {
-            self.add(core, to, bytes, (start, end), core.now_us());
+        let frame = &mut bytes[start..end];
+        if let Some(run) = &mut self.run
+            && run.end == start
+            && let Some(sender) = &mut run.sender
+            && sender.goes_on(frame)
+        {
+            frame::relabel(frame, &core.sessions[slot].key);
+            run.append(end);
+            return;
+        }
+        let dest = NodeKey::from_prefix(&frame[HEADER_LEN..]);
+        if let Some((to, _)) = core.forward(slot, &dest, frame) {
+            self.settle(core, bytes);
+            let sender = Some(Sender { slot, dest, packets: [0; 2], payload: 0 });
+            self.run = Some(Run { to, start, end, packets: 1, queued_us: core.now_us(), sender });
         }
     }
 
     #[inline]
     fn settle(&mut self, core: &mut Core, bytes: &[u8]) {
         let Some(run) = self.run.take() else { return };
+        if let Some(Sender { slot, packets, payload, .. }) = run.sender {
+            core.forwarded_here(slot, packets, payload);
+        }
         let frames = &bytes[run.start..run.end];
         if frames.len() >= core.settings.run_bytes && core.takes_runs(run.to) {
             if matches!(core.sessions[run.to].transport, Transport::Plain) {

@@ -20,15 +20,16 @@ impl Core {
     /// A whole SendPacket frame.
     #[inline]
     pub(super) fn packet(&mut self, slot: u32, frame: &mut [u8]) {
-        if let Some((to, disco)) = self.forward(slot, frame) {
+        let dest = NodeKey::from_prefix(&frame[HEADER_LEN..]);
+        if let Some((to, disco)) = self.forward(slot, &dest, frame) {
             self.enqueue(to, frame, disco, self.now_us());
         }
     }
 
-    /// Counts and relabels a SendPacket frame. What is not for a session of this worker has been dealt with; for one
-    /// that is, returns its slot, and whether the packet is disco.
+    /// Counts and relabels a SendPacket frame for `dest`. What is not for a session of this worker has been dealt with;
+    /// for one that is, returns its slot, and whether the packet is disco.
     #[inline]
-    pub(super) fn forward(&mut self, slot: u32, frame: &mut [u8]) -> Option<(u32, bool)> {
+    pub(super) fn forward(&mut self, slot: u32, dest: &NodeKey, frame: &mut [u8]) -> Option<(u32, bool)> {
         let payload = (frame.len() - PACKET_HEAD) as u64;
         let disco = frame::is_disco(&frame[PACKET_HEAD..]);
         let totals = &mut self.sessions[slot].totals;
@@ -36,9 +37,8 @@ impl Core {
         totals.bytes_in += payload;
         self.stats.packets_received[usize::from(disco)].add(1);
         self.stats.bytes_received.add(payload);
-        let dest = NodeKey::from_prefix(&frame[HEADER_LEN..]);
-        let Some(target) = self.route(slot, &dest) else {
-            self.unknown(slot, &dest, disco, payload, DropReason::UnknownDest);
+        let Some(target) = self.route(slot, dest) else {
+            self.unknown(slot, dest, disco, payload, DropReason::UnknownDest);
             return None;
         };
         let source = self.sessions[slot].key;
@@ -50,6 +50,22 @@ impl Core {
         self.crosses(slot, target.to.worker());
         self.send_across(target, frame, disco);
         None
+    }
+
+    /// Counts packets and disco packets that went the way of one that [`Self::forward`] has returned.
+    #[inline]
+    pub(super) fn forwarded_here(&mut self, slot: u32, packets: [u64; 2], payload: u64) {
+        let both = packets[0] + packets[1];
+        if both == 0 {
+            return;
+        }
+        let totals = &mut self.sessions[slot].totals;
+        totals.packets_in += both;
+        totals.bytes_in += payload;
+        self.stats.packets_received[0].add(packets[0]);
+        self.stats.packets_received[1].add(packets[1]);
+        self.stats.bytes_received.add(payload);
+        self.stats.packets_local.add(both);
     }
 
     /// A session's packet goes to another worker.
