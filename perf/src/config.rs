@@ -47,6 +47,9 @@ pub struct Scenario {
     pub warmup_s: Option<f64>,
     /// These relays only.
     pub only: Option<Vec<String>>,
+    /// Beside the others, of those that take part only where they are named.
+    #[serde(default)]
+    pub also: Vec<String>,
     /// For the relay, beside its own.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
@@ -90,6 +93,9 @@ pub struct Relay {
     /// Takes part in scenarios of TLS, in plain TCP.
     #[serde(default)]
     pub tls_is_plain: bool,
+    /// Takes part only in scenarios that name it in `also`.
+    #[serde(default)]
+    pub when_named: bool,
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -115,6 +121,9 @@ impl Scenario {
 impl Relay {
     pub fn entry(&self, scenario: &Scenario) -> Option<Entry<'_>> {
         if scenario.only.as_ref().is_some_and(|only| !only.contains(&self.name)) {
+            return None;
+        }
+        if self.when_named && !scenario.also.contains(&self.name) {
             return None;
         }
         let tls = scenario.tls && !self.tls_is_plain;
@@ -227,7 +236,7 @@ mod tests {
         let relays = relays(&dir.join("rivals.toml")).unwrap();
         for scenario in &scenarios {
             let known = |name: &String| relays.iter().any(|relay| relay.name == *name);
-            assert!(scenario.only.iter().flatten().all(known), "{}", scenario.name);
+            assert!(scenario.only.iter().flatten().chain(&scenario.also).all(known), "{}", scenario.name);
             for goal in &scenario.goals {
                 let reference = goal
                     .to
@@ -273,6 +282,9 @@ mod tests {
         assert_eq!(floor.entry(&plain), Some(Entry { command: "p", tls: false }));
         assert_eq!(derper.entry(&tls), Some(Entry { command: "t", tls: true }));
         assert_eq!(derper.entry(&plain), None);
+        let named = Relay { when_named: true, ..floor.clone() };
+        assert_eq!(named.entry(&tls), None);
+        assert!(named.entry(&Scenario { also: vec!["floor".into()], ..tls.clone() }).is_some());
         assert_eq!(derper.entry(&Scenario { only: Some(vec!["floor".into()]), ..tls }), None);
     }
 

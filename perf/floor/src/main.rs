@@ -3,6 +3,7 @@
 //! It is what a relay's figures are held against, and no relay: no TLS, no check of who logs in, no word about peers
 //! that are not there, no order between kinds of packets, no limits but one on what waits for a slow receiver.
 
+mod cipher;
 mod conn;
 mod frame;
 mod login;
@@ -23,12 +24,15 @@ struct Args {
     /// Where to listen; port 0 takes a free one, which is printed
     #[arg(long, value_name = "IP:PORT")]
     listen: SocketAddr,
+    /// Spend on each byte what AES-128-GCM costs, once as it comes and once as it leaves; what is sent stays plain
+    #[arg(long)]
+    cipher: bool,
 }
 
 fn main() -> ExitCode {
     let args = Args::parse();
     raise_file_limit();
-    let done = Relay::bind(args.listen).and_then(|mut relay| {
+    let done = Relay::bind(args.listen, args.cipher).and_then(|mut relay| {
         println!("listening on {}", relay.address()?);
         relay.run()
     });

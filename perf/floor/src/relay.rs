@@ -13,6 +13,7 @@ use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SocketFlags, accept_with, recv, sockopt};
 
+use crate::cipher::Cipher;
 use crate::conn::{Conn, State};
 use crate::frame::{self, HEADER, Key, MAX_FRAME, PACKET_HEAD, kind};
 use crate::login::{Keys, Progress};
@@ -31,6 +32,7 @@ pub struct Relay {
     free: Vec<usize>,
     directory: HashMap<Key, usize, RandomState>,
     buffer: Vec<u8>,
+    cipher: Option<Cipher>,
 }
 
 /// Frames to one destination, one behind the other in the receive buffer.
@@ -44,7 +46,7 @@ struct Run {
 struct Gone;
 
 impl Relay {
-    pub fn bind(address: SocketAddr) -> io::Result<Self> {
+    pub fn bind(address: SocketAddr, cipher: bool) -> io::Result<Self> {
         let listener = TcpListener::bind(address)
             .map_err(|err| io::Error::new(err.kind(), format!("cannot listen on {address}: {err}")))?;
         listener.set_nonblocking(true)?;
@@ -58,6 +60,7 @@ impl Relay {
             free: Vec::new(),
             directory: HashMap::default(),
             buffer: vec![0; MAX_FRAME + READ],
+            cipher: cipher.then(Cipher::new).transpose().map_err(io::Error::other)?,
         })
     }
 
@@ -137,6 +140,9 @@ impl Relay {
         };
         conn.tail.clear();
         let bytes = &mut buffer[..begun + came];
+        if let Some(cipher) = &mut self.cipher {
+            cipher.pass(&bytes[begun..]);
+        }
         let at = self.log_in(slot, bytes)?;
         let at = self.forward(slot, bytes, at)?;
         if let Some(conn) = &mut self.conns[slot] {
@@ -224,6 +230,9 @@ impl Relay {
     fn send(&mut self, run: &Run, bytes: &[u8]) {
         if run.from == run.end {
             return;
+        }
+        if let Some(cipher) = &mut self.cipher {
+            cipher.pass(&bytes[run.from..run.end]);
         }
         if let Some(conn) = &mut self.conns[run.to] {
             conn.send(&bytes[run.from..run.end]);

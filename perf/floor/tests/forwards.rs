@@ -20,8 +20,13 @@ struct Floor {
 
 impl Floor {
     fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    fn start_with(flags: &[&str]) -> Self {
         let mut process = Command::new(env!("CARGO_BIN_EXE_derpring-floor"))
             .args(["--listen", "127.0.0.1:0"])
+            .args(flags)
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
@@ -93,7 +98,15 @@ fn packet(to: &Client, data: &[u8]) -> Vec<u8> {
 
 #[test]
 fn packets_arrive_under_their_senders_key_however_they_are_cut() {
-    let floor = Floor::start();
+    forwards(&Floor::start());
+}
+
+#[test]
+fn the_cipher_costs_and_changes_nothing() {
+    forwards(&Floor::start_with(&["--cipher"]));
+}
+
+fn forwards(floor: &Floor) {
     let (mut a, mut b, mut c) = (floor.login(1), floor.login(2), floor.login(3));
     let stranger = [9; 32];
     let mut stream = Vec::new();
