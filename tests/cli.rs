@@ -212,7 +212,7 @@ fn derper_starts_with_an_ip_and_makes_its_certificate() {
     let key = dir.path().join("derper.key");
     let args = ["-certmode=manual", "-hostname=127.0.0.1", &certdir, "-c", text(&key), "-stun=false", "-http-port=-1"];
     let (mut relay, addr) = Relay::start(&[&["derper"], &args[..]].concat());
-    assert!(relay.seen.iter().any(|line| line.contains("sha256-raw:")), "{:?}", relay.seen);
+    relay.expect_line("sha256-raw:");
     assert!(TcpStream::connect(&addr).is_ok());
     for file in ["127.0.0.1.crt", "127.0.0.1.key", "derper.key"] {
         assert!(dir.path().join(file).exists(), "{file}");

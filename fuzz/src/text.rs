@@ -55,14 +55,14 @@ pub fn http_head(data: &[u8]) {
             let before = http::next(&head[..head.len() - 1], &site, services, visitor);
             assert!(!matches!(before, Ok(Some(_))), "a head without its end");
             match &exchange.action {
-                Action::Reply(answer) => check_answer(&answer.bytes, visitor.door),
+                Action::Reply(answer) => check_answer(&answer.bytes, head, visitor.door),
                 Action::Debug(debug) => {
-                    check_answer(&debug.pending.whole(200, "text/plain", "page".to_owned()), visitor.door)
+                    check_answer(&debug.pending.whole(200, "text/plain", "page".to_owned()), head, visitor.door)
                 }
                 Action::BootstrapDns(_) | Action::Connect(..) | Action::Upgrade(_) => {}
             }
         }
-        Err(error) => check_answer(&error.answer(), visitor.door),
+        Err(error) => check_answer(&error.answer(), request, visitor.door),
     }
 }
 
@@ -75,8 +75,8 @@ impl Challenges for Foreign {
     }
 }
 
-/// One response, of the length that it says.
-fn check_answer(bytes: &[u8], door: Door) {
+/// One response to `asked`, of the length that it says.
+fn check_answer(bytes: &[u8], asked: &[u8], door: Door) {
     let mut headers = [httparse::EMPTY_HEADER; 32];
     let mut response = httparse::Response::new(&mut headers);
     let Ok(httparse::Status::Complete(head)) = response.parse(bytes) else {
@@ -91,11 +91,19 @@ fn check_answer(bytes: &[u8], door: Door) {
         None => assert_eq!(body, 0, "a body of unknown length"),
     }
     if let Some(location) = header("Location") {
-        // Plain HTTP beside TLS leads to the same host by HTTPS, and only there.
-        let secure = door == Door::Http && location.starts_with(b"https://");
+        // Plain HTTP beside TLS leads to the host that was asked for by HTTPS, and only there.
+        let secure =
+            door == Door::Http && location.strip_prefix(b"https://").is_some_and(|to| is_asked_host(to, asked));
         let away = secure || location.starts_with(b"https://example.com/");
         assert!(away || location.starts_with(b"/") && !location.starts_with(b"//"), "a link that leaves this host");
     }
+}
+
+/// Whether what stands in front of the path is a bare host, without a name to log in with, that the request has in it.
+fn is_asked_host(to: &[u8], asked: &[u8]) -> bool {
+    let host = to.split(|byte| *byte == b'/').next().unwrap_or_default();
+    let bare = host.iter().all(|byte| byte.is_ascii_alphanumeric() || b".-_:[]%".contains(byte));
+    bare && !host.is_empty() && asked.windows(host.len()).any(|part| part.eq_ignore_ascii_case(host))
 }
 
 /// ClientInfo opens only with the client's key, and what is inside is either understood or refused.
