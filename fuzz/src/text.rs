@@ -102,7 +102,7 @@ fn check_answer(bytes: &[u8], asked: &[u8], door: Door) {
 /// Whether what stands in front of the path is a bare host, without a name to log in with, that the request has in it.
 fn is_asked_host(to: &[u8], asked: &[u8]) -> bool {
     let host = to.split(|byte| *byte == b'/').next().unwrap_or_default();
-    let bare = host.iter().all(|byte| byte.is_ascii_alphanumeric() || b".-_:[]%".contains(byte));
+    let bare = host.iter().all(|byte| byte.is_ascii_graphic() && !b"@\\?#<>\"".contains(byte));
     bare && !host.is_empty() && asked.windows(host.len()).any(|part| part.eq_ignore_ascii_case(host))
 }
 

@@ -1,7 +1,7 @@
 //! Secrets on disk: the relay's key in derper's JSON form, and the mesh key.
 
 use std::fmt;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -148,7 +148,8 @@ fn read(path: &Path) -> Result<String, KeyError> {
 }
 
 /// Puts a file in its place whole or not at all, and only where there is none: a crash leaves no half-written key, a
-/// second relay that starts at the same time overwrites nothing.
+/// second relay that starts at the same time overwrites nothing. The disk is waited for once, for the file, and not for
+/// the directory: if the power goes in the next seconds the relay begins again with another key, which no client keeps.
 fn write_new(path: &Path, content: &[u8]) -> io::Result<()> {
     let dir = match path.parent() {
         Some(dir) if dir != Path::new("") => dir,
@@ -164,8 +165,7 @@ fn write_new(path: &Path, content: &[u8]) -> io::Result<()> {
         // What went wrong before matters more than a left-over.
         let _ = fs::remove_file(&temp);
     }
-    written?;
-    File::open(dir)?.sync_all()
+    written
 }
 
 fn write_temp(path: &Path, content: &[u8]) -> io::Result<()> {
