@@ -240,6 +240,10 @@ pub const TURN_SEND_BYTES: usize = 256 * 1024;
 /// in which many senders meet; with more, a turn's packets leave the cache before they are sealed.
 pub const RIPE_BYTES: u32 = 32 * 1024;
 
+/// Sessions that have got something to send since the last flush, at which they do not wait for the end of the turn any
+/// longer. Less would cost batches in which many senders meet; with more, what was queued first is out of the cache.
+pub const MARKED_SESSIONS: usize = 32;
+
 /// Bytes side by side for one plain peer that are sent from where they were received. Less is better queued: others may
 /// have something for the same peer.
 pub const RUN_BYTES: usize = 8 * 1024;

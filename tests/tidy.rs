@@ -22,8 +22,8 @@ const LAYERS: [(&str, &[&str]); 4] = [
     ("mem", &["limits", "proto"]),
     // What the home page shows is configured.
     ("proto", &["config", "limits"]),
-    // Where the certificate comes from is configured.
-    ("tls", &["config", "limits"]),
+    // Where the certificate comes from is configured; keys are asked for before they are needed.
+    ("tls", &["config", "limits", "mem"]),
 ];
 
 /// What the protocol must not know: bytes and time come in, effects go out.

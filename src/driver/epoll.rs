@@ -85,6 +85,7 @@ impl Epoll {
             return;
         }
         self.stats.receives += 1;
+        sink.receiving(slot);
         let end = match recv(socket, &mut self.buffer[..max], RecvFlags::DONTWAIT) {
             Ok((0, _)) => End::Closed,
             Ok((n, _)) => {
@@ -221,6 +222,12 @@ impl Driver for Epoll {
                     self.thick.push(slot, flow);
                 } else {
                     self.thick.saw_thin(now);
+                    if let Some(next) = self.events.get(at + 1) {
+                        let next = Token::decode(next.data.u64());
+                        if next.op == Op::Receive {
+                            sink.expected(next.slot);
+                        }
+                    }
                     self.receive(slot, LANDING_BYTES, sink);
                 }
             }

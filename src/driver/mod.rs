@@ -38,6 +38,10 @@ pub enum End {
 pub trait Sink {
     /// The turn's wait is over; everything that follows happens at `now`. Called first in each turn.
     fn awake(&mut self, now: Nanos);
+    /// Something from the socket in `slot` comes soon, or nothing: only a hint, for what takes time to be at hand.
+    fn expected(&mut self, _slot: u32) {}
+    /// The same, but it comes next.
+    fn receiving(&mut self, _slot: u32) {}
     /// Bytes from the socket in `slot`; they may be changed in place and are gone after the call. Until then they may
     /// be sent from where they lie.
     fn received<D: Driver>(&mut self, driver: &mut D, slot: u32, bytes: &mut [u8]);

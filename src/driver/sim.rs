@@ -252,6 +252,8 @@ impl Sim {
         if !self.lent.is_empty() {
             self.stats.receives += 1;
             let mut lent = std::mem::take(&mut self.lent);
+            sink.expected(slot);
+            sink.receiving(slot);
             sink.received(self, slot, &mut lent);
             self.lent = lent;
             sink.settle(self);

@@ -395,9 +395,16 @@ impl Driver for Uring {
         let now = self.now();
         self.turn_at = now;
         sink.awake(now);
-        loop {
-            // One completion at a time: what a completion leads to may submit, which borrows the ring.
-            let Some(entry) = self.ring.completion().next() else { break };
+        // One completion at a time: what a completion leads to may submit, which borrows the ring.
+        let mut next = self.ring.completion().next();
+        while let Some(entry) = next {
+            next = self.ring.completion().next();
+            if let Some(next) = &next {
+                let token = Token::decode(next.user_data());
+                if token.op == Op::Receive && next.result() > 0 {
+                    sink.receiving(token.slot);
+                }
+            }
             self.stats.completions += 1;
             let token = Token::decode(entry.user_data());
             match token.op {
@@ -414,6 +421,7 @@ impl Driver for Uring {
                 Op::Ignore => {}
                 _ => self.completed(token, entry.result(), entry.flags(), sink),
             }
+            next = next.or_else(|| self.ring.completion().next());
         }
         if let Some(buffers) = &mut self.buffers {
             buffers.publish();

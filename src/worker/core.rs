@@ -12,6 +12,7 @@ use crate::mem::chunk::ChunkPool;
 use crate::proto::frame::PACKET_HEAD;
 use crate::proto::key::NodeKey;
 use crate::stats::{CloseReason, DropReason, WorkerStats};
+use crate::tls::Transport;
 use crate::worker::Doorbell;
 use crate::worker::bridge::Event;
 use crate::worker::directory::Directory;
@@ -61,6 +62,8 @@ pub struct Core {
     pub(super) dirty: Vec<u32>,
     /// Of those, sessions with so much that they are not left waiting for the end of the turn.
     pub(super) ripe: Vec<u32>,
+    /// How long `dirty` may get before the end of the turn.
+    pub(super) dirty_max: usize,
     /// Empty between turns: the list takes turns with `dirty`.
     pub(super) flushing: Vec<u32>,
     pub(super) placement: Placement,
@@ -119,6 +122,7 @@ impl Core {
             stats,
             dirty: Vec::new(),
             ripe: Vec::new(),
+            dirty_max: limits::MARKED_SESSIONS,
             flushing: Vec::new(),
             placement: Placement::default(),
             closing: Vec::new(),
@@ -201,6 +205,9 @@ impl Core {
         let session = &mut self.sessions[slot];
         if !session.dirty && !session.blocked && session.held == 0 && session.state == State::Open {
             session.dirty = true;
+            if let Transport::Tls13(records) = &session.transport {
+                records.warm_tx();
+            }
             self.dirty.push(slot);
         }
     }
@@ -379,6 +386,16 @@ impl Sink for Core {
     }
 
     #[inline]
+    fn expected(&mut self, slot: u32) {
+        self.sessions.warm(slot);
+    }
+
+    #[inline]
+    fn receiving(&mut self, slot: u32) {
+        self.warm(slot);
+    }
+
+    #[inline]
     fn received<D: Driver>(&mut self, driver: &mut D, slot: u32, bytes: &mut [u8]) {
         self.active_at = self.now;
         self.receive(driver, slot, bytes);
@@ -387,6 +404,9 @@ impl Sink for Core {
     #[inline]
     fn settle<D: Driver>(&mut self, driver: &mut D) {
         self.flush_ripe(driver);
+        if self.dirty.len() >= self.dirty_max {
+            self.flush(driver);
+        }
     }
 
     fn answer<D: Driver>(&mut self, driver: &mut D) {

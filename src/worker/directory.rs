@@ -14,6 +14,7 @@ use hashbrown::HashTable;
 
 use crate::limits;
 use crate::mem::batch::{ConnId, Join};
+use crate::mem::warm::warm;
 use crate::proto::key::NodeKey;
 
 const NIL: u32 = u32::MAX;
@@ -114,6 +115,14 @@ impl Directory {
     }
 
     /// Whether what was read from `id` under `version` still holds.
+    /// Asks for what [`Self::is_current`] reads.
+    #[inline]
+    pub fn warm(&self, peer: PeerId) {
+        if let Some(peer) = self.peers.get(peer as usize) {
+            warm(&peer.version);
+        }
+    }
+
     #[inline]
     pub fn is_current(&self, id: PeerId, version: u32) -> bool {
         self.peers[id as usize].version == version

@@ -1,6 +1,7 @@
 //! From bytes of the socket to whole frames: open side by side, cut at frame borders.
 
 use crate::driver::Driver;
+use crate::mem::warm::warm;
 use crate::proto::deframe::Step;
 use crate::proto::frame::kind;
 use crate::stats::CloseReason;
@@ -11,6 +12,22 @@ use crate::worker::core::Core;
 use crate::worker::session::State;
 
 impl Core {
+    /// Asks for the memory that the next receive of this session needs, and a packet that goes where its last one went.
+    #[inline]
+    pub(super) fn warm(&self, slot: u32) {
+        let session = &self.sessions[slot];
+        warm(session);
+        if let Transport::Tls13(records) = &session.transport {
+            records.warm_rx();
+        }
+        if let Some(route) = &session.routes[0] {
+            self.directory.warm(route.peer);
+            if route.to.worker() == self.me {
+                self.sessions.warm(route.to.slot());
+            }
+        }
+    }
+
     /// Takes what the socket in `slot` has brought.
     #[inline]
     pub(super) fn receive<D: Driver>(&mut self, driver: &mut D, slot: u32, bytes: &mut [u8]) {

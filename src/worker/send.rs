@@ -26,6 +26,8 @@ impl Core {
             self.flush_session(driver, slot);
         }
         self.flushing = marked;
+        // Those that are marked again have had their share: they do not bring the next flush nearer.
+        self.dirty_max = self.dirty.len() + limits::MARKED_SESSIONS;
     }
 
     /// Sends what has become worth a send of its own, while it is in the cache and its chunks are wanted back.

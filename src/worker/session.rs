@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::driver::Nanos;
 use crate::mem::batch::ConnId;
+use crate::mem::warm::warm;
 use crate::proto::deframe::Deframer;
 use crate::proto::key::NodeKey;
 use crate::proto::ws::Unframer;
@@ -244,6 +245,14 @@ impl Sessions {
         let slot = conn.slot();
         let session = self.slots.get(slot as usize)?;
         (session.generation == conn.generation() && session.is_present()).then_some(slot)
+    }
+
+    /// Asks for the memory of a slot.
+    #[inline]
+    pub fn warm(&self, slot: u32) {
+        if let Some(session) = self.slots.get(slot as usize) {
+            warm(session);
+        }
     }
 
     pub fn used(&self) -> usize {

@@ -32,9 +32,13 @@ impl Stage {
     }
 
     fn with(workers: usize, queue: u32, net: Net) -> Self {
+        Self::configured(workers, net, |settings| settings.bounds.packets = queue)
+    }
+
+    fn configured(workers: usize, net: Net, change: impl FnOnce(&mut Settings)) -> Self {
         let common = Common::new(workers, 4).unwrap();
-        let settings = Settings {
-            bounds: Bounds { packets: queue, bytes: 1 << 24, packets_min: 8 },
+        let mut settings = Settings {
+            bounds: Bounds { packets: QUEUE, bytes: 1 << 24, packets_min: 8 },
             chunks_max: 10_000,
             run_bytes: 600,
             write_timeout: Duration::from_secs(2),
@@ -44,6 +48,7 @@ impl Stage {
             server_key: NodeKey([0xee; 32]),
             seed: 1,
         };
+        change(&mut settings);
         let workers =
             (0..workers).map(|me| Worker::new(net.driver(), me as u16, settings.clone(), common.clone())).collect();
         Self { net, common, workers, clients: Vec::new(), tls: false }
@@ -226,6 +231,23 @@ fn a_stuck_worker_costs_data_and_nothing_else() {
     assert!(numbers.len() < sent);
     assert!(matches!(got.last(), Some(Got::Gone { reason: 0, .. }) | Some(Got::Packet { .. })));
     assert_eq!(got.iter().filter(|g| matches!(g, Got::Gone { .. })).count(), 1, "the departure arrives");
+}
+
+/// A turn in which many are sent something does not keep all of it until its end.
+#[test]
+fn many_receivers_in_one_turn_are_sent_to_before_its_end() {
+    const PAIRS: usize = 80;
+    let mut stage = Stage::configured(1, Net::new(1, Faults::default()), |settings| settings.chunks_max = PAIRS / 2);
+    let pairs: Vec<_> = (0..PAIRS).map(|_| (stage.join(0), stage.join(0))).collect();
+    for &(from, to) in &pairs {
+        stage.send(from, to, 1, false, 100);
+    }
+    let before = stage.workers[0].core().stats().packets_received[0].get();
+    stage.turn(0);
+    assert_eq!(stage.workers[0].core().stats().packets_received[0].get() - before, PAIRS as u64, "all in one turn");
+    for &(_, to) in &pairs {
+        assert_eq!(numbers(&stage.read(to)).len(), 1, "memory for half of them is enough");
+    }
 }
 
 #[test]
