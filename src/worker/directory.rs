@@ -114,7 +114,6 @@ impl Directory {
         &self.peers[id as usize]
     }
 
-    /// Whether what was read from `id` under `version` still holds.
     /// Asks for what [`Self::is_current`] reads.
     #[inline]
     pub fn warm(&self, peer: PeerId) {
@@ -123,6 +122,7 @@ impl Directory {
         }
     }
 
+    /// Whether what was read from `id` under `version` still holds.
     #[inline]
     pub fn is_current(&self, id: PeerId, version: u32) -> bool {
         self.peers[id as usize].version == version
