@@ -1,4 +1,4 @@
-//! Memory that packets lie in: chunks inside one worker, batches between workers.
+//! Memory that packets lie in, chunks inside one worker and batches between workers; and how memory is asked for early.
 
 pub mod batch;
 pub mod chunk;
