@@ -1,5 +1,6 @@
 //! The log, on standard error. A thread of its own writes it: when nobody reads it, lines are lost and nothing waits.
 
+mod gathered;
 mod limiter;
 
 use std::env;
@@ -13,6 +14,7 @@ use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
 
 use crate::config::LogFormat;
+use gathered::Gathered;
 pub use limiter::Limiter;
 
 /// Starts the log of this process. `configured` says what is logged: a level (`debug`), or levels by module
@@ -22,7 +24,7 @@ pub use limiter::Limiter;
 /// When the filter cannot be read, or the log was started before.
 pub fn init(format: LogFormat, configured: Option<&str>) -> Result<Log, LogError> {
     let filter = filter(configured, env::var("RUST_LOG").ok())?;
-    let (writer, guard) = tracing_appender::non_blocking(io::stderr());
+    let (writer, guard) = tracing_appender::non_blocking(Gathered::new(io::stderr()));
     let lost = writer.error_counter();
     let shown = filter.to_string();
     let (filter, handle) = reload::Layer::new(filter);
