@@ -39,6 +39,9 @@ pub struct Scenario {
     /// Relay and generator start together.
     #[serde(default)]
     pub from_start: bool,
+    /// The relay has run before, and finds what it left on disk.
+    #[serde(default)]
+    pub again: bool,
     /// Part of `--quick`.
     #[serde(default)]
     pub quick: bool,

@@ -4,6 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::rc::Rc;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -34,12 +35,16 @@ pub struct Running {
     process: Child,
     pub address: SocketAddr,
     /// What the relay keeps on disk.
-    folder: TempDir,
+    folder: Rc<TempDir>,
 }
 
 impl Running {
     pub fn start(launch: &Launch<'_>) -> Result<Self, Error> {
-        let folder = TempDir::new().map_err(Error::file("the folder for temporary files"))?;
+        Self::start_in(&folder()?, launch)
+    }
+
+    /// In a folder where it may have run before.
+    pub fn start_in(folder: &Rc<TempDir>, launch: &Launch<'_>) -> Result<Self, Error> {
         let port = free_port().map_err(Error::file("a free port"))?;
         let words = words(launch, port, folder.path());
         let mut command = pinned(&launch.cpus, launch.program);
@@ -52,7 +57,7 @@ impl Running {
             source,
             advice: "is it there, and is taskset of util-linux installed?",
         })?;
-        Ok(Self { process, address: (Ipv4Addr::LOCALHOST, port).into(), folder })
+        Ok(Self { process, address: (Ipv4Addr::LOCALHOST, port).into(), folder: Rc::clone(folder) })
     }
 
     pub fn pid(&self) -> u32 {
@@ -105,6 +110,11 @@ impl Drop for Running {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
+}
+
+/// A new folder for what a relay keeps on disk.
+pub fn folder() -> Result<Rc<TempDir>, Error> {
+    Ok(Rc::new(TempDir::new().map_err(Error::file("the folder for temporary files"))?))
 }
 
 /// A command that runs on these processors only. taskset becomes the program: the process is the one that we started.

@@ -14,7 +14,7 @@ use crate::error::Error;
 use crate::machine::Quiet;
 use crate::metric::Metric;
 use crate::programs::Programs;
-use crate::running::{Launch, Running};
+use crate::running::{self, Launch, Running};
 use crate::scraper::Scraper;
 
 /// Exit statuses of the generator whose figures hold: complete, and complete but late.
@@ -96,8 +96,13 @@ impl Bench {
         relay: &Relay,
         entry: Entry<'_>,
     ) -> Result<(Option<i32>, String, Option<Value>), Error> {
+        let launch = self.launch(scenario, relay, entry)?;
+        let folder = running::folder()?;
+        if scenario.again {
+            Running::start_in(&folder, &launch)?.wait_until_up()?;
+        }
         let started = Instant::now();
-        let mut running = Running::start(&self.launch(scenario, relay, entry)?)?;
+        let mut running = Running::start_in(&folder, &launch)?;
         if !scenario.from_start {
             running.wait_until_up()?;
         }
@@ -148,7 +153,7 @@ impl Bench {
     ) -> Result<Command, Error> {
         let program = self.programs.need("loadgen")?;
         let cpus = if scenario.pinned { vec![] } else { vec![self.relay_cpu, self.load_cpu] };
-        let mut command = crate::running::pinned(&cpus, program);
+        let mut command = running::pinned(&cpus, program);
         let scheme = if entry.tls { "https" } else { "http" };
         command.args(["--url", &format!("{scheme}://{}/derp", relay.address)]);
         if entry.tls {
