@@ -101,7 +101,9 @@ pub struct Collector {
 
 /// The newest pass, and what was made of it.
 struct Last {
-    exporter: Exporter,
+    /// Made when it is first asked for: the library's clock spins for up to 200 ms to know the processor's, which no
+    /// client should wait for at a start.
+    exporter: Option<Exporter>,
     mean: QueueMean,
     /// Questions with lower numbers had been asked when it began.
     answers_below: u64,
@@ -114,8 +116,7 @@ impl Collector {
         let mut mean = QueueMean::new(sources.workers.len());
         let max_clients = AtomicU64::new(sources.limits.max_clients);
         let pass = Arc::new(Pass::read(&sources, &mut mean));
-        let exporter = Exporter::new(&pass);
-        let last = Last { exporter, mean, answers_below: 0, pass, text: None };
+        let last = Last { exporter: None, mean, answers_below: 0, pass, text: None };
         Self { sources, max_clients, questions: AtomicU64::new(0), last: Mutex::new(last) }
     }
 
@@ -131,6 +132,7 @@ impl Collector {
     pub fn prometheus(&self, format: Format) -> String {
         let text = self.ask(|last| {
             let Last { exporter, pass, text, .. } = last;
+            let exporter = exporter.get_or_insert_with(|| Exporter::new(pass));
             text.get_or_insert_with(|| exporter.render(pass).into()).clone()
         });
         match format {

@@ -56,6 +56,20 @@ fn one_pass_answers_all_who_were_waiting() {
     });
 }
 
+/// The library's clock spins when it is first used: neither a start nor derper's pages may wait for it.
+#[test]
+fn the_exporter_is_made_by_the_first_scrape() {
+    let collector = Collector::new(sources(2));
+    let made = || collector.last.lock().unwrap().exporter.is_some();
+    collector.totals();
+    collector.vars_json();
+    collector.varz();
+    assert!(!made());
+    let body = collector.prometheus(Format::Text);
+    assert!(made());
+    assert_eq!(value(&body, "coder_derp_server_got_ping_total"), 0.0);
+}
+
 /// While a worker counts as fast as it can, everything that is read adds up and nothing goes back.
 #[test]
 fn nothing_goes_back_and_parts_add_up_while_workers_count() {
