@@ -161,9 +161,9 @@ impl Relay {
         succeeded: impl FnOnce(takeover::Successor) + Send + 'static,
     ) -> Result<Self, StartError> {
         let started = SystemTime::now();
-        let (key, mut saving) = match &config.key {
-            KeySource::Ephemeral => (keys::generate()?, None),
-            KeySource::File(path) => keys::load_or_begin(path)?,
+        let key = match &config.key {
+            KeySource::Ephemeral => keys::generate()?,
+            KeySource::File(path) => keys::load_or_create(path)?,
         };
         let public = key.public();
         let tls = identity::load(&config.tls, &public.0)?;
@@ -267,16 +267,12 @@ impl Relay {
         let admin = Admin::start(parts, doors, questions).map_err(StartError::Admin)?;
         let stun = start_stun(&config, stun_sockets, stun_stats).map_err(StartError::Stun)?;
         let stun_addresses = stun.as_ref().map(Stun::addresses).unwrap_or_default();
-        let mut saved = || saving.take().map_or(Ok(()), keys::Saving::wait);
+        // Nothing can fail behind this.
         if let Some(taking) = &taking {
-            // The other relay goes: nothing may fail behind this.
-            saved()?;
             taking.ready()?;
         }
         edge.open();
         admin.open();
-        // Clients are served meanwhile; that the relay has started is only said when it would start so again.
-        saved()?;
         if let Some(taking) = taking {
             taking.open();
         }

@@ -1,41 +1,24 @@
 //! Secrets on disk: the relay's key in derper's JSON form, and the mesh key.
 
-mod saving;
-
 use std::fmt;
-use std::fs;
-use std::io;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use super::MeshKey;
 use crate::proto::key::{NodeKey, parse_hex32, to_hex};
-pub use saving::Saving;
 
 /// Reads the key in `path`, and makes it when there is no such file.
 ///
 /// # Errors
 /// A file that is there and cannot be used is never overwritten: whoever lost a relay's key must decide that.
 pub fn load_or_create(path: &Path) -> Result<PrivateKey, KeyError> {
-    let (key, saving) = load_or_begin(path)?;
-    match saving.map_or(Ok(()), Saving::wait) {
-        Err(KeyError::Raced { .. }) => load(path),
-        saved => saved.map(|()| key),
-    }
-}
-
-/// The same for who has something to do meanwhile: a key that is new is on its way to the disk.
-///
-/// # Errors
-/// As above.
-pub fn load_or_begin(path: &Path) -> Result<(PrivateKey, Option<Saving>), KeyError> {
     match load(path) {
-        Err(KeyError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-            let key = generate()?;
-            let text = format!("{{\n\t\"PrivateKey\": \"privkey:{}\"\n}}", to_hex(&key.0));
-            let saving = Saving::start(path, text.as_bytes())?;
-            Ok((key, Some(saving)))
-        }
-        other => other.map(|key| (key, None)),
+        Err(KeyError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => create(path),
+        other => other,
     }
 }
 
@@ -113,11 +96,6 @@ pub enum KeyError {
     Read { path: PathBuf, source: io::Error },
     #[error("cannot write the key file {}: {source}; give a path that this user may write", path.display())]
     Write { path: PathBuf, source: io::Error },
-    #[error(
-        "another relay has just made the key file {}: start this one again, and it has the same key",
-        path.display()
-    )]
-    Raced { path: PathBuf },
     /// Says where, never what: the file holds a secret.
     #[error(
         "the key file {} is not usable: {problem}; restore it from a backup, or move it away and a new key is made",
@@ -154,8 +132,55 @@ fn parse(path: &Path, text: &str) -> Result<PrivateKey, KeyError> {
     Ok(PrivateKey(key))
 }
 
+fn create(path: &Path) -> Result<PrivateKey, KeyError> {
+    let key = generate()?;
+    let text = format!("{{\n\t\"PrivateKey\": \"privkey:{}\"\n}}", to_hex(&key.0));
+    match write_new(path, text.as_bytes()) {
+        Ok(()) => Ok(key),
+        // Somebody was faster, and theirs is the relay's key now.
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => load(path),
+        Err(source) => Err(KeyError::Write { path: path.to_owned(), source }),
+    }
+}
+
 fn read(path: &Path) -> Result<String, KeyError> {
     fs::read_to_string(path).map_err(|source| KeyError::Read { path: path.to_owned(), source })
+}
+
+/// Puts a file in its place whole or not at all, and only where there is none: a crash leaves no half-written key, a
+/// second relay that starts at the same time overwrites nothing. The disk is waited for once, for the file, and not for
+/// the directory: if the power goes in the next seconds the relay begins again with another key, which no client keeps.
+fn write_new(path: &Path, content: &[u8]) -> io::Result<()> {
+    let dir = match path.parent() {
+        Some(dir) if dir != Path::new("") => dir,
+        _ => Path::new("."),
+    };
+    fs::create_dir_all(dir)?;
+    let mut tag = [0; 8];
+    getrandom::fill(&mut tag).map_err(io::Error::other)?;
+    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_string_lossy();
+    let temp = dir.join(format!(".{name}.{}.tmp", to_hex(&tag)));
+    let written = write_temp(&temp, content).and_then(|()| rename_new(&temp, path));
+    if written.is_err() {
+        // What went wrong before matters more than a left-over.
+        let _ = fs::remove_file(&temp);
+    }
+    written
+}
+
+fn write_temp(path: &Path, content: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(content)?;
+    file.sync_all()
+}
+
+fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
+    use rustix::io::Errno;
+    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        // File systems without the flag: the check before is the best there is.
+        Err(Errno::INVAL | Errno::NOSYS) if !to.exists() => fs::rename(from, to),
+        other => Ok(other?),
+    }
 }
 
 fn random() -> Result<[u8; 32], KeyError> {
