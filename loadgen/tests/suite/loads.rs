@@ -153,8 +153,10 @@ fn the_relay_is_measured_by_thread() {
     assert!(times.len() > 1 && times.is_sorted_by(|a, b| a >= b), "{threads:?}");
     assert!(threads.iter().all(|thread| !thread["name"].as_str().unwrap().is_empty()));
     let whole = run.json["relay"]["cpu_s"].as_f64().unwrap();
-    // Each is rounded to steps of the kernel's clock, and the whole was read a little earlier.
-    assert!((times.iter().sum::<f64>() - whole).abs() < 0.5, "{threads:?} {whole}");
+    // The whole has threads in it that have ended, of tests beside this one too. Each is rounded to steps of the
+    // kernel's clock, and the whole was read a little earlier.
+    let sum: f64 = times.iter().sum();
+    assert!(sum > 0.0 && sum < whole + 0.5, "{threads:?} {whole}");
     assert!(run.json["own"].get("threads").is_none());
 }
 

@@ -1,9 +1,8 @@
 //! Prometheus' text: registered with `metrics`, rendered by `metrics-exporter-prometheus`, put in order by us.
 //!
-//! Every handle is registered once, before the first scrape is answered, so that each label value is there at zero before
-//! anything has happened.
-//! A scrape sets all of them to what one pass has read and renders. The exporter prints in the order of its hash maps;
-//! people, `diff` and compression are better served by one that stays.
+//! Every handle is registered once, before the first scrape is answered, so that each label value is there at zero
+//! before anything has happened. A scrape sets all of them to what one pass has read and renders. The exporter prints
+//! in the order of its hash maps; people, `diff` and compression are better served by one that stays.
 
 use std::collections::HashMap;
 use std::fmt::{self, Write as _};
