@@ -17,6 +17,7 @@ use crate::admin::{self, About, Admin};
 use crate::config::{AcmeConfig, Backend, Config, KeySource, ListenAddr, Loaded, TlsMode, keys};
 use crate::control::acme::{self, Acme};
 use crate::control::bootstrap_dns;
+use crate::control::huge_pages::SmallPages;
 use crate::control::logging::Control;
 use crate::control::metrics::{self, Collector};
 use crate::control::sockets::{Open, SocketFile};
@@ -161,6 +162,7 @@ impl Relay {
         succeeded: impl FnOnce(takeover::Successor) + Send + 'static,
     ) -> Result<Self, StartError> {
         let started = SystemTime::now();
+        let _pages = SmallPages::begin();
         let key = match &config.key {
             KeySource::Ephemeral => keys::generate()?,
             KeySource::File(path) => keys::load_or_create(path)?,

@@ -4,6 +4,7 @@
 pub mod acme;
 pub mod bootstrap_dns;
 pub mod cores;
+pub mod huge_pages;
 pub mod logging;
 pub mod metrics;
 pub mod nofile;
