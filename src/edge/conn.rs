@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tokio::time::{Instant, sleep};
 
 use super::admit::{Limits, Place};
@@ -58,6 +59,8 @@ pub(super) async fn serve<H: Host>(edge: Rc<Edge<H>>, stream: H::Stream, peer: O
 struct Admitted<'e> {
     place: Place<'e>,
     login: Login,
+    /// What the peer has not been told although it comes before ServerInfo.
+    unsaid: Option<Bytes>,
     not_ideal: bool,
 }
 
@@ -90,11 +93,11 @@ async fn admit<'e, H: Host>(
             return Err(refuse(edge, wire, &http::unavailable(why), reason).await);
         }
     };
-    let login = login(edge, wire, &upgrade).await?;
+    let (login, unsaid) = login(edge, wire, &upgrade).await?;
     if wire.closed {
         return Err(CloseReason::PeerClosed);
     }
-    Ok(Admitted { place, login, not_ideal: upgrade.not_ideal })
+    Ok(Admitted { place, login, unsaid, not_ideal: upgrade.not_ideal })
 }
 
 async fn secure<H: Host>(
@@ -242,17 +245,22 @@ async fn skip<S: Stream>(wire: &mut Wire<S>, mut body: u64) -> Result<(), CloseR
     }
 }
 
-/// ServerKey out, ClientInfo in.
-async fn login<H: Host>(edge: &Edge<H>, wire: &mut Wire<H::Stream>, upgrade: &Upgrade) -> Result<Login, CloseReason> {
+/// ServerKey out, ClientInfo in. Whoever knows the key already, and has sent both in one, is told with ServerInfo: one
+/// write, and one wake of the peer, less.
+async fn login<H: Host>(
+    edge: &Edge<H>,
+    wire: &mut Wire<H::Stream>,
+    upgrade: &Upgrade,
+) -> Result<(Login, Option<Bytes>), CloseReason> {
     let keys = &edge.shared.keys;
     let hello = &edge.shared.hello;
+    let mut unsaid = None;
     match &upgrade.protocol {
-        Protocol::Derp { fast_start: true } => wire.say(&hello.server_key)?,
+        Protocol::Derp { fast_start: true } => unsaid = Some(hello.server_key.clone()),
         Protocol::Derp { fast_start: false } => wire.say(&hello.upgrade)?,
         Protocol::WebSocket(opening) => open_websocket(edge, wire, opening).await?,
     }
     edge.stats.derp_accepts.add(1);
-    wire.flush().await?;
 
     let mut large = None;
     let end = loop {
@@ -260,10 +268,13 @@ async fn login<H: Host>(edge: &Edge<H>, wire: &mut Wire<H::Stream>, upgrade: &Up
         let end = match len {
             Ok(None) => usize::MAX,
             Ok(Some(len)) => HEADER_LEN + len,
-            Err(error) => return Err(bad_login(wire, error).await),
+            Err(error) => return Err(bad_login(wire, unsaid, error).await),
         };
         if wire.plain_in.len() >= end {
             break end;
+        }
+        if let Some(key) = unsaid.take() {
+            wire.say(&key)?;
         }
         if matches!(len, Ok(Some(len)) if len > limits::LARGE_CLIENT_INFO) && large.is_none() {
             large = Some(edge.large_login().ok_or(CloseReason::BadLogin)?);
@@ -274,10 +285,10 @@ async fn login<H: Host>(edge: &Edge<H>, wire: &mut Wire<H::Stream>, upgrade: &Up
     wire.flush().await?;
     let login = match keys.open(&wire.plain_in[HEADER_LEN..end]) {
         Ok(login) => login,
-        Err(error) => return Err(bad_login(wire, error).await),
+        Err(error) => return Err(bad_login(wire, unsaid, error).await),
     };
     wire.plain_in.drain(..end);
-    Ok(login)
+    Ok((login, unsaid))
 }
 
 async fn open_websocket<H: Host>(
@@ -295,8 +306,12 @@ async fn open_websocket<H: Host>(
     wire.say(&edge.shared.hello.server_key)
 }
 
-async fn bad_login<S: Stream>(wire: &mut Wire<S>, error: impl std::fmt::Display) -> CloseReason {
+async fn bad_login<S: Stream>(wire: &mut Wire<S>, unsaid: Option<Bytes>, error: impl std::fmt::Display) -> CloseReason {
     tracing::debug!(%error, "login refused");
+    if let Some(key) = unsaid {
+        // The login has failed already.
+        let _ = wire.say(&key);
+    }
     wire.part(None).await;
     CloseReason::BadLogin
 }
@@ -329,6 +344,11 @@ async fn hand_over<H: Host>(
     let login = &admitted.login;
     let mut nonce = [0; 24];
     getrandom::fill(&mut nonce).map_err(|_| CloseReason::Internal)?;
+    let info = login.server_info_frame(nonce);
+    let greeting = match admitted.unsaid {
+        Some(key) => [&key[..], &info].concat(),
+        None => info,
+    };
     wire.wire_in.shrink_to_fit();
     wire.plain_in.shrink_to_fit();
     let handover = Handover {
@@ -336,7 +356,7 @@ async fn hand_over<H: Host>(
         transport: wire.transport,
         wire_in: wire.wire_in,
         plain_in: wire.plain_in,
-        greeting: login.server_info_frame(nonce),
+        greeting,
         identity: Identity {
             key: login.key,
             address,

@@ -131,12 +131,18 @@ impl Host for Uring {
         Ok(Listener { events, acceptor: RefCell::new(acceptor), closed: Cell::new(false), unix })
     }
 
+    /// Looks before it waits: to wait costs more than an accept, and in a crowd somebody is there already.
     async fn accept(&self, listener: &Listener) -> io::Result<(TcpStream, Option<SocketAddr>)> {
         loop {
-            listener.ready().await?;
-            match listener.acceptor.borrow().accept() {
-                // Somebody else was faster.
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock && !listener.closed.get() => {}
+            if listener.closed.get() {
+                listener.ready().await?;
+            }
+            let accepted = listener.acceptor.borrow().accept();
+            match accepted {
+                // None yet, or somebody else was faster.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && !listener.closed.get() => {
+                    listener.ready().await?;
+                }
                 Err(error) => return Err(error),
                 // A type for all: nothing is done with a socket that only TCP can.
                 Ok((socket, _)) if listener.unix => return Ok((TcpStream::from_std(socket.into()), None)),

@@ -22,7 +22,8 @@ pub struct Handover<S = OwnedFd> {
     pub wire_in: Vec<u8>,
     /// Opened bytes behind ClientInfo.
     pub plain_in: Vec<u8>,
-    /// The ServerInfo frame in plaintext: sent once every worker knows the peer, before anything else.
+    /// The ServerInfo frame in plaintext, with ServerKey in front of it where the edge has not sent that: sent once
+    /// every worker knows the peer, before anything else.
     pub greeting: Vec<u8>,
     pub identity: Identity,
     /// `wire_in` and what follows it are WebSocket messages; `plain_in` has been taken out of them.

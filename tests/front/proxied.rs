@@ -21,8 +21,11 @@ fn log_in(relay: &Relay, mut stream: TcpStream, before: &[u8], headers: &str) ->
     let request = request.replace("\r\n\r\n", &format!("\r\n{headers}\r\n"));
     let login = [before, request.as_bytes(), &Client::new(1).client_info(INFO)].concat();
     stream.write_all(&login).unwrap();
-    expect(&mut stream, &server_key());
-    relay.workers.take().identity.address
+    let mut session = relay.workers.take();
+    if !unsaid_key(&mut session) {
+        expect(&mut stream, &server_key());
+    }
+    session.identity.address
 }
 
 #[test]
@@ -71,8 +74,9 @@ fn a_header_in_pieces_in_front_of_tls() {
             tls.complete_io(&mut stream).unwrap();
             tls.writer().write_all(&fast_start(&Client::new(2), &[])).unwrap();
             stream.write_all(&flight(&mut tls)).unwrap();
-            assert!(tls_read(&mut tls, &mut stream, server_key().len()).starts_with(&server_key()));
-            assert_eq!(relay.workers.take().identity.address, address("192.0.2.7:7"));
+            let mut session = relay.workers.take();
+            assert!(unsaid_key(&mut session) || tls_read(&mut tls, &mut stream, 45) == server_key());
+            assert_eq!(session.identity.address, address("192.0.2.7:7"));
         }
         relay.handle.join();
     });
