@@ -208,7 +208,11 @@ impl Flows {
         stats.arrived(class, data.len());
         match (class, other) {
             (Class::Main, Some(reply)) => {
-                self.states[reply].owed += 1;
+                let answer = &mut self.states[reply];
+                if measured {
+                    answer.flow.measure_behind(answer.owed);
+                }
+                answer.owed += 1;
                 self.replies.push((reply, stamp.time));
             }
             (Class::Reply, Some(request)) => {
@@ -251,9 +255,13 @@ impl Flows {
         }
     }
 
+    /// Replies are measured when their request is: both or none.
     pub fn start_measuring(&mut self) {
         for state in &mut self.states {
-            state.flow.start_measuring();
+            match state.link.class {
+                Class::Reply => state.flow.await_measuring(),
+                _ => state.flow.start_measuring(),
+            }
         }
     }
 

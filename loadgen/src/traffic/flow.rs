@@ -75,13 +75,27 @@ impl Flow {
         self.arrived = 0;
     }
 
+    /// Packets are measured from one on that [`Self::measure_behind`] names.
+    pub fn await_measuring(&mut self) {
+        self.from = u64::MAX;
+        self.to = u64::MAX;
+        self.arrived = 0;
+    }
+
+    /// Where that is waited for: packets are measured behind the next `unsent`.
+    pub fn measure_behind(&mut self, unsent: u64) {
+        if self.from == u64::MAX {
+            self.from = self.next + unsent;
+        }
+    }
+
     pub fn stop_measuring(&mut self) {
         self.to = self.next;
     }
 
     /// Measured packets sent and arrived; only after `stop_measuring`.
     pub fn measured(&self) -> (u64, u64) {
-        (self.to - self.from, self.arrived)
+        (self.to.saturating_sub(self.from), self.arrived)
     }
 
     #[cold]
@@ -152,6 +166,24 @@ mod tests {
         let measured: Vec<bool> = [1, 2, 3, 6, 7].into_iter().map(|seq| flow.arrive(seq).unwrap()).collect();
         assert_eq!(measured, [false, false, true, true, false]);
         assert_eq!(flow.measured(), (4, 2));
+    }
+
+    #[test]
+    fn measuring_may_be_waited_for() {
+        let mut flow = sent(3);
+        flow.await_measuring();
+        assert!(!flow.arrive(2).unwrap());
+        flow.measure_behind(1);
+        flow.measure_behind(0);
+        assert_eq!((flow.send(), flow.send()), (3, 4));
+        assert!(!flow.arrive(3).unwrap() && flow.arrive(4).unwrap());
+        flow.stop_measuring();
+        assert_eq!(flow.measured(), (1, 1));
+        // None came that was to be measured.
+        let mut flow = sent(3);
+        flow.await_measuring();
+        flow.stop_measuring();
+        assert_eq!(flow.measured(), (0, 0));
     }
 
     #[test]
