@@ -21,9 +21,7 @@ fn log_in(relay: &Relay, mut stream: UnixStream, before: &[u8], headers: &str) -
     let request = request.replace("\r\n\r\n", &format!("\r\n{headers}\r\n"));
     stream.write_all(&[before, request.as_bytes(), &Client::new(1).client_info(INFO)].concat()).unwrap();
     let mut handover = relay.workers.take();
-    if !unsaid_key(&mut handover) {
-        expect(&mut stream, &server_key());
-    }
+    assert!(unsaid_key(&mut handover), "one write for both");
     // What was handed over is the socket itself, in the form that workers want.
     assert!(rustix::fs::fcntl_getfl(&handover.socket).unwrap().contains(rustix::fs::OFlags::NONBLOCK));
     let theirs = std::net::TcpStream::from(handover.socket);
