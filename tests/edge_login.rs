@@ -7,6 +7,7 @@ use std::net::TcpStream;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use derpring::limits;
 use derpring::stats::CloseReason;
 use derpring::tls::Transport;
 use derpring::worker::bridge::Handover;
@@ -103,6 +104,28 @@ fn a_key_that_is_known_is_told_at_once_where_the_login_is_late() {
         expect(&mut stream, &server_key());
         assert_eq!(read_to_end(&mut stream), "");
         relay.wait_closed(CloseReason::BadLogin, 1);
+        relay.handle.join();
+    });
+}
+
+#[test]
+fn one_large_login_too_many_is_told_the_key_and_ended() {
+    both(|uring| {
+        let relay = Relay::start(uring, |config| config.edges = 1);
+        let begun = [FAST_START, b"\x02\0\x04\0\0"].concat();
+        let mut others = Vec::new();
+        for _ in 0..limits::LARGE_CLIENT_INFOS {
+            let mut stream = relay.connect();
+            stream.write_all(&begun).unwrap();
+            expect(&mut stream, &server_key());
+            others.push(stream);
+        }
+        let mut stream = relay.connect();
+        stream.write_all(&begun).unwrap();
+        expect(&mut stream, &server_key());
+        assert_eq!(read_to_end(&mut stream), "");
+        relay.wait_closed(CloseReason::BadLogin, 1);
+        drop(others);
         relay.handle.join();
     });
 }

@@ -277,7 +277,10 @@ async fn login<H: Host>(
             wire.say(&key)?;
         }
         if matches!(len, Ok(Some(len)) if len > limits::LARGE_CLIENT_INFO) && large.is_none() {
-            large = Some(edge.large_login().ok_or(CloseReason::BadLogin)?);
+            large = edge.large_login();
+            if large.is_none() {
+                return Err(bad_login(wire, None, "too many large ones at once").await);
+            }
         }
         wire.fill().await?;
     };
