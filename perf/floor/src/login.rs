@@ -1,7 +1,10 @@
 //! HTTP upgrade, ServerKey, ClientInfo, ServerInfo: as much of them as a client insists on.
 
-use crypto_box::aead::Aead;
-use crypto_box::{PublicKey, SalsaBox, SecretKey};
+use aws_lc_rs::agreement::{self, PrivateKey, UnparsedPublicKey, X25519};
+use aws_lc_rs::error::Unspecified;
+use crypto_secretbox::XSalsa20Poly1305;
+use crypto_secretbox::aead::{Aead, KeyInit};
+use salsa20::cipher::consts::U10;
 
 use crate::frame::{self, HEADER, KEY, Key, kind};
 
@@ -35,19 +38,20 @@ pub enum LoginError {
     LongFrame(#[from] frame::TooLong),
     #[error("another frame than ClientInfo")]
     NoClientInfo,
+    #[error("a key that agrees with everybody on nothing")]
+    NoKey,
 }
 
 pub struct Keys {
-    secret: SecretKey,
-    public: PublicKey,
+    secret: PrivateKey,
+    public: Key,
 }
 
 impl Keys {
-    pub fn random() -> Result<Self, getrandom::Error> {
-        let mut bytes = [0; KEY];
-        getrandom::fill(&mut bytes)?;
-        let secret = SecretKey::from(bytes);
-        Ok(Self { public: secret.public_key(), secret })
+    pub fn random() -> Result<Self, Unspecified> {
+        let secret = PrivateKey::generate(&X25519)?;
+        let public = secret.compute_public_key()?.as_ref().try_into().map_err(|_| Unspecified)?;
+        Ok(Self { secret, public })
     }
 
     /// Takes one step of the login; the answer is appended to `out`. The box in ClientInfo is not opened: that a key
@@ -59,7 +63,7 @@ impl Keys {
                     return if bytes.len() > MAX_HEAD { Err(LoginError::LongRequest) } else { Ok(Progress::More) };
                 };
                 out.extend_from_slice(UPGRADED);
-                frame::append(out, kind::SERVER_KEY, &[MAGIC, self.public.as_bytes()]);
+                frame::append(out, kind::SERVER_KEY, &[MAGIC, &self.public]);
                 Ok(Progress::Upgraded(end + 4))
             }
             Step::ClientInfo => {
@@ -68,24 +72,29 @@ impl Keys {
                 };
                 let key = bytes[HEADER..len].first_chunk().filter(|_| bytes[0] == kind::CLIENT_INFO);
                 let key = *key.ok_or(LoginError::NoClientInfo)?;
-                self.server_info(&key, out);
+                self.server_info(&key, out).ok_or(LoginError::NoKey)?;
                 Ok(Progress::LoggedIn(len, key))
             }
         }
     }
 
-    fn server_info(&self, key: &Key, out: &mut Vec<u8>) {
+    fn server_info(&self, key: &Key, out: &mut Vec<u8>) -> Option<()> {
         let mut nonce = [0; 24];
         getrandom::fill(&mut nonce).expect("the kernel gave randomness before");
-        let sealed = SalsaBox::new(&PublicKey::from(*key), &self.secret)
-            .encrypt((&nonce).into(), SERVER_INFO)
-            .expect("a short message always fits into a box");
-        frame::append(out, kind::SERVER_INFO, &[&nonce, &sealed]);
+        let sealed = agreement::agree(&self.secret, UnparsedPublicKey::new(&X25519, key), Unspecified, |shared| {
+            let shared: [u8; KEY] = shared.try_into().map_err(|_| Unspecified)?;
+            let key = salsa20::hsalsa::<U10>(&shared.into(), &[0; 16].into());
+            XSalsa20Poly1305::new(&key).encrypt((&nonce).into(), SERVER_INFO).map_err(|_| Unspecified)
+        });
+        frame::append(out, kind::SERVER_INFO, &[&nonce, &sealed.ok()?]);
+        Some(())
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use crypto_box::{PublicKey, SalsaBox, SecretKey};
+
     use super::*;
 
     #[test]
@@ -112,8 +121,17 @@ mod tests {
         let done = keys.advance(Step::ClientInfo, &info, &mut out).unwrap();
         assert_eq!(done, Progress::LoggedIn(info.len(), *client.public_key().as_bytes()));
         let nonce: [u8; 24] = *out[HEADER..].first_chunk().unwrap();
-        let opened = SalsaBox::new(&keys.public, &client).decrypt((&nonce).into(), &out[HEADER + 24..]);
+        let opened =
+            SalsaBox::new(&PublicKey::from(keys.public), &client).decrypt((&nonce).into(), &out[HEADER + 24..]);
         assert_eq!(opened.unwrap(), SERVER_INFO);
+    }
+
+    #[test]
+    fn a_key_of_low_order_is_refused() {
+        let mut info = Vec::new();
+        frame::append(&mut info, kind::CLIENT_INFO, &[&[0; KEY], &[0; 60]]);
+        let refused = Keys::random().unwrap().advance(Step::ClientInfo, &info, &mut Vec::new());
+        assert!(matches!(refused, Err(LoginError::NoKey)));
     }
 
     #[test]

@@ -6,6 +6,7 @@
 mod cipher;
 mod conn;
 mod frame;
+mod handshake;
 mod login;
 mod relay;
 
@@ -24,7 +25,8 @@ struct Args {
     /// Where to listen; port 0 takes a free one, which is printed
     #[arg(long, value_name = "IP:PORT")]
     listen: SocketAddr,
-    /// Spend on each byte what AES-128-GCM costs, once as it comes and once as it leaves; what is sent stays plain
+    /// Spend on each byte what AES-128-GCM costs, once as it comes and once as it leaves, and on each login what the
+    /// cryptography of a TLS 1.3 handshake costs; what is sent stays plain
     #[arg(long)]
     cipher: bool,
 }

@@ -7,6 +7,7 @@ use std::mem;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 
+use aws_lc_rs::error::Unspecified;
 use foldhash::fast::RandomState;
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
@@ -16,6 +17,7 @@ use rustix::net::{RecvFlags, SocketFlags, accept_with, recv, sockopt};
 use crate::cipher::Cipher;
 use crate::conn::{Conn, State};
 use crate::frame::{self, HEADER, Key, MAX_FRAME, PACKET_HEAD, kind};
+use crate::handshake::Handshake;
 use crate::login::{Keys, Progress};
 
 const LISTENER: u64 = u64::MAX;
@@ -32,7 +34,11 @@ pub struct Relay {
     free: Vec<usize>,
     directory: HashMap<Key, usize, RandomState>,
     buffer: Vec<u8>,
-    cipher: Option<Cipher>,
+    cipher: Option<(Cipher, Handshake)>,
+}
+
+fn ciphers() -> Result<(Cipher, Handshake), Unspecified> {
+    Ok((Cipher::new()?, Handshake::new()?))
 }
 
 /// Frames to one destination, one behind the other in the receive buffer.
@@ -60,7 +66,7 @@ impl Relay {
             free: Vec::new(),
             directory: HashMap::default(),
             buffer: vec![0; MAX_FRAME + READ],
-            cipher: cipher.then(Cipher::new).transpose().map_err(io::Error::other)?,
+            cipher: cipher.then(ciphers).transpose().map_err(io::Error::other)?,
         })
     }
 
@@ -140,7 +146,7 @@ impl Relay {
         };
         conn.tail.clear();
         let bytes = &mut buffer[..begun + came];
-        if let Some(cipher) = &mut self.cipher {
+        if let Some((cipher, _)) = &mut self.cipher {
             cipher.pass(&bytes[begun..]);
         }
         let at = self.log_in(slot, bytes)?;
@@ -162,6 +168,9 @@ impl Relay {
                 Progress::More => break,
                 Progress::Upgraded(used) => {
                     at += used;
+                    if let Some((cipher, handshake)) = &mut self.cipher {
+                        handshake.spend(cipher).map_err(|_| Gone)?;
+                    }
                     *step = crate::login::Step::ClientInfo;
                 }
                 Progress::LoggedIn(used, key) => {
@@ -231,7 +240,7 @@ impl Relay {
         if run.from == run.end {
             return;
         }
-        if let Some(cipher) = &mut self.cipher {
+        if let Some((cipher, _)) = &mut self.cipher {
             cipher.pass(&bytes[run.from..run.end]);
         }
         if let Some(conn) = &mut self.conns[run.to] {
