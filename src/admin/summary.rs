@@ -16,7 +16,8 @@ pub(super) async fn run(state: std::sync::Arc<State>) {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // The first one comes at once.
     ticks.tick().await;
-    let mut before = Summary::read(&state);
+    // The counters begin with the process, which may be well before this task's first turn.
+    let mut before = Summary::default();
     loop {
         ticks.tick().await;
         let now = Summary::read(&state);

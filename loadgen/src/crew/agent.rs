@@ -15,7 +15,7 @@ use super::{Crew, Live, Part, Step};
 use crate::cli::{Args, CpuList, Plan};
 use crate::engine::setup;
 use crate::error::{self, Error, Exit};
-use crate::measure::hdr;
+use crate::measure::{At, StepResult, hdr};
 
 /// How often the driver hears that we live.
 const ALIVE: Duration = Duration::from_millis(500);
@@ -84,18 +84,20 @@ fn work(
     setup::process(&plan)?;
     let part = Part { index: run.index, of: run.agents };
     std::thread::scope(|scope| {
+        let start = At::now(None, 0)?;
         let mut threads = Threads::start(&plan, part, scope);
         let orders = listen(stream.try_clone().map_err(lost)?, threads.lives());
-        let logins = threads.logged_in()?;
-        tell(&Told::LoggedIn { logins: hdr::encode(&logins) }).map_err(lost)?;
+        let (logins, _) = threads.logged_in()?;
+        let own = [start.own, At::now(None, 0)?.own];
+        tell(&Told::LoggedIn { logins: hdr::encode(&logins), own }).map_err(lost)?;
         // The end of the orders is the end of the run.
         for order in orders {
             let Order::Step { rate, warmup, duration } = order else {
                 return Err(Error::Usage("the driver began a second run on one connection".into()));
             };
             let result = threads.step(Step { begin: threads.begin(), rate, warmup, duration })?;
-            let (totals, stats) = (result.totals, result.stats);
-            let stepped = Stepped { totals, stats, seconds: result.seconds, busy: result.busy };
+            let StepResult { totals, stats, at, seconds, busy } = result;
+            let stepped = Stepped { totals, stats, seconds, busy, own: at.map(|(from, to)| [from.own, to.own]) };
             tell(&Told::Stepped(Box::new(stepped))).map_err(lost)?;
         }
         Ok(())

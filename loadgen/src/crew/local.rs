@@ -13,6 +13,7 @@ use super::{Command, Crew, Event, LEAD_TIME, Live, Part, Step};
 use crate::cli::Plan;
 use crate::engine::{self, Job, Logins, setup};
 use crate::error::Error;
+use crate::measure::proc::Sample;
 use crate::measure::{StepResult, histogram};
 
 /// How often the progress line changes.
@@ -92,14 +93,14 @@ impl Crew for Threads<'_> {
         self.clock.elapsed().as_nanos() as u64 + LEAD_TIME
     }
 
-    fn logged_in(&mut self) -> Result<Histogram<u64>, Error> {
+    fn logged_in(&mut self) -> Result<(Histogram<u64>, Option<[Sample; 2]>), Error> {
         let mut logins = histogram();
         for _ in 0..self.lives.len() {
             if let Event::LoggedIn(times) = self.next()? {
                 logins.add(times).expect("all histograms have the same bounds");
             }
         }
-        Ok(logins)
+        Ok((logins, None))
     }
 
     fn step(&mut self, step: Step) -> Result<StepResult, Error> {

@@ -17,6 +17,7 @@ use hdrhistogram::Histogram;
 use crate::cli::Plan;
 use crate::engine::{first, setup};
 use crate::error::Error;
+use crate::measure::proc::Sample;
 use crate::measure::strace::{Strace, Syscalls};
 use crate::measure::{At, Outcome, Stats, StepResult};
 use local::Threads;
@@ -55,16 +56,20 @@ impl Part {
 
 /// Those who do the work, wherever they are.
 pub trait Crew {
-    /// Times of all logins, when all are done.
-    fn logged_in(&mut self) -> Result<Histogram<u64>, Error>;
+    /// When all are logged in: the times of all logins; where other processes make the load, what they were together
+    /// before the first and what they are now.
+    fn logged_in(&mut self) -> Result<(Histogram<u64>, Option<[Sample; 2]>), Error>;
     /// A time at which a step may begin.
     fn begin(&self) -> u64;
     fn step(&mut self, step: Step) -> Result<StepResult, Error>;
 }
 
-fn drive(plan: &Plan, start: At, crew: &mut dyn Crew) -> Result<Outcome, Error> {
-    let logins = crew.logged_in()?;
-    let logged_in = At::now(plan.relay_pid, crew.begin() - LEAD_TIME)?;
+fn drive(plan: &Plan, mut start: At, crew: &mut dyn Crew) -> Result<Outcome, Error> {
+    let (logins, others) = crew.logged_in()?;
+    let mut logged_in = At::now(plan.relay_pid, crew.begin() - LEAD_TIME)?;
+    if let Some(others) = others {
+        [start.own, logged_in.own] = others;
+    }
     let found = plan.search.map(|search| find::search(plan, search, crew)).transpose()?;
     let rate = found.as_ref().map(|found| found.rate);
     let step = Step { begin: crew.begin(), rate, warmup: nanos(plan.warmup), duration: nanos(plan.duration) };

@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 
-use super::wire::{self, Hello, Order, Run, Told};
+use super::wire::{self, Hello, Order, Run, Stepped, Told};
 use super::{Crew, LEAD_TIME, Step};
 use crate::cli::Plan;
 use crate::error::Error;
+use crate::measure::proc::Sample;
 use crate::measure::{At, StepResult, hdr, histogram};
 
 /// An agent says twice a second that it lives.
@@ -70,17 +71,19 @@ impl<'a> Agents<'a> {
 }
 
 impl Crew for Agents<'_> {
-    fn logged_in(&mut self) -> Result<Histogram<u64>, Error> {
+    fn logged_in(&mut self) -> Result<(Histogram<u64>, Option<[Sample; 2]>), Error> {
         let mut logins = histogram();
+        let mut sum = [Sample::default(); 2];
         let mut missing = self.agents.len();
         while missing > 0 {
-            if let Told::LoggedIn { logins: text } = self.next()? {
+            if let Told::LoggedIn { logins: text, own } = self.next()? {
                 let times = hdr::decode(&text).ok_or(Error::AgentNonsense)?;
                 logins.add(times).map_err(|_| Error::AgentNonsense)?;
+                add(&mut sum, own);
                 missing -= 1;
             }
         }
-        Ok(logins)
+        Ok((logins, Some(sum)))
     }
 
     fn begin(&self) -> u64 {
@@ -100,6 +103,7 @@ impl Crew for Agents<'_> {
         let end = warm.saturating_add(Duration::from_nanos(step.duration));
         let (mut from, mut to) = (None, None);
         let mut sum: Option<StepResult> = None;
+        let mut own = [Sample::default(); 2];
         let mut missing = self.agents.len();
         while missing > 0 || to.is_none() {
             let passed = begun.elapsed();
@@ -120,8 +124,9 @@ impl Crew for Agents<'_> {
                 None => self.next()?,
             };
             if let Told::Stepped(stepped) = told {
-                let (totals, stats) = (stepped.totals, stepped.stats);
-                let result = StepResult { totals, stats, at: None, seconds: stepped.seconds, busy: stepped.busy };
+                let Stepped { totals, stats, seconds, busy, own: agent } = *stepped;
+                add(&mut own, agent.unwrap_or_default());
+                let result = StepResult { totals, stats, at: None, seconds, busy };
                 match &mut sum {
                     Some(sum) => sum.add(result),
                     None => sum = Some(result),
@@ -130,7 +135,16 @@ impl Crew for Agents<'_> {
             }
         }
         let sum = sum.ok_or(Error::AgentNonsense)?;
+        if let (Some(from), Some(to)) = (&mut from, &mut to) {
+            [from.own, to.own] = own;
+        }
         Ok(StepResult { at: from.zip(to), ..sum })
+    }
+}
+
+fn add(sum: &mut [Sample; 2], agent: [Sample; 2]) {
+    for (sum, agent) in sum.iter_mut().zip(agent) {
+        *sum += agent;
     }
 }
 

@@ -6,10 +6,11 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::cli::Given;
+use crate::measure::proc::Sample;
 use crate::measure::{Stats, Totals};
 
 /// Both sides must speak the same; it changes with every change of a message.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 /// Histograms of a whole run take some ten thousand bytes, a series of a day some millions.
 const MAX_MESSAGE: usize = 64 << 20;
 
@@ -55,6 +56,8 @@ pub enum Told {
     Alive,
     LoggedIn {
         logins: String,
+        /// The agent before the first connection, and now.
+        own: [Sample; 2],
     },
     Stepped(Box<Stepped>),
     Failed {
@@ -69,6 +72,8 @@ pub struct Stepped {
     pub stats: Stats,
     pub seconds: f64,
     pub busy: f64,
+    /// The agent when the measured time began, and when it ended.
+    pub own: Option<[Sample; 2]>,
 }
 
 pub fn write(stream: &mut impl Write, message: &impl Serialize) -> io::Result<()> {
@@ -119,7 +124,7 @@ mod tests {
         stats.took(true, 1_000);
         stats.churn.failed(true, || "refused".into());
         stats.measure_to(9);
-        let stepped = Stepped { totals: Totals::default(), stats, seconds: 1.5, busy: 0.5 };
+        let stepped = Stepped { totals: Totals::default(), stats, seconds: 1.5, busy: 0.5, own: None };
         let mut bytes = Vec::new();
         write(&mut bytes, &Told::Stepped(Box::new(stepped))).unwrap();
         let Told::Stepped(back) = read(&mut &bytes[..]).unwrap() else { panic!("another message") };

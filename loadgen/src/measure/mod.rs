@@ -105,11 +105,12 @@ pub fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, 600_000_000_000, 3).expect("bounds and digits are in range")
 }
 
-/// Both processes at one instant.
+/// Who makes the load and who carries it, at one instant.
 #[derive(Clone, Debug)]
 pub struct At {
     /// Nanoseconds since the first connection.
     pub time: u64,
+    /// This process; with agents, all of theirs.
     pub own: Sample,
     pub relay: Option<Sample>,
     pub relay_threads: Vec<Thread>,

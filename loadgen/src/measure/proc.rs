@@ -2,9 +2,12 @@
 
 use std::fs;
 use std::io;
+use std::ops::AddAssign;
+
+use serde::{Deserialize, Serialize};
 
 /// Totals since the process began; memory is what it is now.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
 pub struct Sample {
     /// User and system time of all threads, those that have ended included.
     pub cpu_ns: u64,
@@ -19,6 +22,9 @@ impl Sample {
     pub fn of(pid: u32) -> io::Result<Self> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
         let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+        if status.lines().any(|line| line.starts_with("State:\tZ")) {
+            return Err(io::Error::new(io::ErrorKind::NotFound, "it has ended, and who started it has not asked how"));
+        }
         let mut sample = Self {
             cpu_ns: cpu_ns(&stat, rustix::param::clock_ticks_per_second()).ok_or_else(unreadable)?,
             rss_bytes: 1024 * field(&status, "VmRSS:").ok_or_else(unreadable)?,
@@ -34,6 +40,16 @@ impl Sample {
             sample.involuntary_switches += field(&status, "nonvoluntary_ctxt_switches:").unwrap_or(0);
         }
         Ok(sample)
+    }
+}
+
+impl AddAssign for Sample {
+    fn add_assign(&mut self, other: Self) {
+        self.cpu_ns += other.cpu_ns;
+        self.rss_bytes += other.rss_bytes;
+        self.peak_rss_bytes += other.peak_rss_bytes;
+        self.voluntary_switches += other.voluntary_switches;
+        self.involuntary_switches += other.involuntary_switches;
     }
 }
 
@@ -110,5 +126,20 @@ mod tests {
         let sample = Sample::of(std::process::id()).unwrap();
         assert!(sample.rss_bytes > 0 && sample.peak_rss_bytes >= sample.rss_bytes);
         assert!(threads(std::process::id()).unwrap().iter().any(|thread| thread.id == std::process::id()));
+    }
+
+    #[test]
+    fn a_process_that_has_ended_is_said_to_have() {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let pid = child.id();
+        let err = loop {
+            match Sample::of(pid) {
+                Ok(_) => std::thread::yield_now(),
+                Err(err) => break err,
+            }
+        };
+        child.wait().unwrap();
+        assert_eq!(err.kind(), io::ErrorKind::NotFound);
+        assert!(err.to_string().contains("has ended"), "{err}");
     }
 }

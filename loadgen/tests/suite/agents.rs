@@ -5,6 +5,8 @@ use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use derpring_loadgen::measure::proc::Sample;
+
 use crate::fake_relay::{FakeRelay, Fault};
 use crate::run::run;
 
@@ -50,6 +52,10 @@ fn agents_share_the_load_and_their_results_are_one() {
         assert!(run.packets("sent") > 0);
         assert_eq!((run.packets("lost"), run.packets("arrived")), (0, run.packets("sent")));
         assert_eq!(run.json["packets"]["latency"]["count"], run.json["packets"]["arrived"]);
+        // Who made the load is both: either alone, or the driver, has about half of that.
+        let peaks: u64 = agents.iter().map(|agent| Sample::of(agent.child.id()).unwrap().peak_rss_bytes).sum();
+        let own = run.json["own"]["rss_peak"].as_u64().unwrap();
+        assert!(own <= peaks && 4 * own > 3 * peaks, "{own} of {peaks}");
     }
 }
 
