@@ -54,7 +54,9 @@ impl<'scope> Threads<'scope> {
             let through = Arc::clone(&through);
             threads.handles.push(scope.spawn(move || {
                 let logins = Logins::part(at_once, thread, plan.threads, &through);
-                let job = Job { plan, layout, workers, logins, leads: thread == 0, clock, live: &live, commands };
+                // Steps of 2^32: no run has as many logins.
+                let seed = plan.nonce.wrapping_add(worker as u64).rotate_left(32);
+                let job = Job { plan, layout, workers, logins, seed, leads: thread == 0, clock, live: &live, commands };
                 let pinned = plan.cpus.get(thread % plan.cpus.len().max(1)).map_or(Ok(()), |cpu| setup::pin(*cpu));
                 let told = tell.clone();
                 // Who listens no longer has failed for another reason.

@@ -79,6 +79,7 @@ impl Engine<'_> {
                     self.stats.churn.failed(measured, || format!("connecting: {}", error::chain(&err)));
                 }
             }
+            self.send_due_between()?;
         }
     }
 

@@ -27,7 +27,7 @@ impl Engine<'_> {
     pub(super) fn on_ready(&mut self, ready: Ready) -> Result<(), Error> {
         if ready.token >= churn::FIRST_TOKEN {
             self.on_churn(ready);
-            return Ok(());
+            return self.send_due_between();
         }
         let result = match &self.conns[ready.token] {
             Conn::Waiting | Conn::Gone => Ok(()),

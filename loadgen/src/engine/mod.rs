@@ -54,6 +54,8 @@ pub struct Job<'a> {
     /// Threads of the whole run: this one has a part like theirs in schedules that are not of links.
     pub workers: usize,
     pub logins: Logins<'a>,
+    /// Of schedules that are scattered; another one in each thread of the run.
+    pub seed: u64,
     /// The first thread of a process samples it.
     pub leads: bool,
     pub clock: Instant,
@@ -136,6 +138,8 @@ struct Engine<'a> {
     phase: Phase,
     step: Step,
     phase_end: u64,
+    /// Of schedules that are scattered.
+    seed: u64,
     next_tick: u64,
     last_arrival: u64,
     rx: Box<[u8]>,
@@ -160,7 +164,7 @@ enum Conn {
 
 impl<'a> Engine<'a> {
     fn new(job: Job<'a>) -> Result<Self, Error> {
-        let Job { plan, layout, workers, logins, leads, clock, live, commands } = job;
+        let Job { plan, layout, workers, logins, seed, leads, clock, live, commands } = job;
         let identities = setup::identities(layout.conns.len())?;
         let keys: Vec<_> = identities.iter().map(|identity| identity.public).collect();
         let flows = Flows::new(plan, &layout, &keys);
@@ -186,6 +190,7 @@ impl<'a> Engine<'a> {
             phase: Phase::Login,
             step: Step::default(),
             phase_end: u64::MAX,
+            seed,
             next_tick: 0,
             last_arrival: 0,
             rx: vec![0; RX_LEN].into(),
@@ -308,10 +313,11 @@ impl<'a> Engine<'a> {
         let disco = self.flows.of_class(Class::Disco);
         if !disco.is_empty() {
             let schedule = Schedule::new(begin, self.plan.disco, 1, share(&disco, Class::Disco));
+            let schedule = schedule.scattered(!self.seed);
             self.paced.push(Paced::new(schedule, disco, false));
         }
         if self.plan.churn > 0 {
-            self.churn.start(Schedule::new(begin, self.plan.churn, 1, self.job_share));
+            self.churn.start(Schedule::new(begin, self.plan.churn, 1, self.job_share).scattered(self.seed));
         }
         self.enter(Phase::Warmup, begin.saturating_add(self.step.warmup));
     }

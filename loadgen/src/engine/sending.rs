@@ -63,6 +63,13 @@ impl Engine<'_> {
         Ok(())
     }
 
+    /// For between two pieces of other work: the schedule waits for one of them, not for all. Only within a phase, whose
+    /// end decides what is measured.
+    pub(super) fn send_due_between(&mut self) -> Result<(), Error> {
+        let now = self.now();
+        if self.loads() && now >= self.step.begin && now < self.phase_end { self.send_due() } else { Ok(()) }
+    }
+
     /// One write for each link that fills what time is left, so that none of them makes the
     /// schedule wait.
     pub(super) fn send_beside(&mut self) -> Result<(), Error> {
