@@ -6,6 +6,7 @@
 
 pub mod accept;
 mod buffers;
+mod enter;
 pub mod epoll;
 pub mod fd;
 pub mod probe;

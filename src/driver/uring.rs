@@ -17,6 +17,7 @@ use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use rustix::net::{RecvFlags, recv};
 
 use super::buffers::Buffers;
+use super::enter::enter;
 use super::thick::{Flow, LANDING_BYTES, Thick};
 use super::token::{Op, Token};
 use super::{Driver, DriverStats, End, Nanos, Sink, WakeHandle, socket};
@@ -383,15 +384,8 @@ impl Driver for Uring {
         while let Some(slot) = self.rearm.pop() {
             self.listen(slot);
         }
-        self.stats.waits += 1;
         let wait = if self.thick.is_empty() { wait } else { Duration::ZERO };
-        let timeout = types::Timespec::from(wait);
-        let args = types::SubmitArgs::new().timespec(&timeout);
-        match self.ring.submitter().submit_with_args(1, &args) {
-            Ok(_) => {}
-            Err(e) if matches!(e.raw_os_error(), Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN)) => {}
-            Err(e) => return Err(e),
-        }
+        self.stats.waits += u64::from(enter(&mut self.ring, wait)?);
         let now = self.now();
         self.turn_at = now;
         sink.awake(now);

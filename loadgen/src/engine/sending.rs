@@ -63,7 +63,7 @@ impl Engine<'_> {
         Ok(())
     }
 
-    /// For between two pieces of other work: the schedule waits for one of them, not for all. Only within a phase, whose
+    /// For between two pieces of other work: the schedule waits for one of them, not for all. Only within a phase: its
     /// end decides what is measured.
     pub(super) fn send_due_between(&mut self) -> Result<(), Error> {
         let now = self.now();
