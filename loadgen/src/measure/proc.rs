@@ -22,13 +22,10 @@ impl Sample {
     pub fn of(pid: u32) -> io::Result<Self> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
         let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-        if status.lines().any(|line| line.starts_with("State:\tZ")) {
-            return Err(io::Error::new(io::ErrorKind::NotFound, "it has ended, and who started it has not asked how"));
-        }
         let mut sample = Self {
             cpu_ns: cpu_ns(&stat, rustix::param::clock_ticks_per_second()).ok_or_else(unreadable)?,
-            rss_bytes: 1024 * field(&status, "VmRSS:").ok_or_else(unreadable)?,
-            peak_rss_bytes: 1024 * field(&status, "VmHWM:").ok_or_else(unreadable)?,
+            rss_bytes: 1024 * field(&status, "VmRSS:").ok_or_else(ended)?,
+            peak_rss_bytes: 1024 * field(&status, "VmHWM:").ok_or_else(ended)?,
             ..Self::default()
         };
         for task in fs::read_dir(format!("/proc/{pid}/task"))? {
@@ -79,6 +76,11 @@ fn thread(stat: &str, ticks_per_second: u64) -> Option<Thread> {
     let (id, rest) = stat.split_once(" (")?;
     let (name, _) = rest.rsplit_once(')')?;
     Some(Thread { id: id.parse().ok()?, name: name.into(), cpu_ns: cpu_ns(stat, ticks_per_second)? })
+}
+
+/// From its exit until it is asked how it ended, a process is listed and has no memory.
+fn ended() -> io::Error {
+    io::Error::new(io::ErrorKind::NotFound, "it has ended, and who started it has not asked how")
 }
 
 fn unreadable() -> io::Error {
