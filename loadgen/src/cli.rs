@@ -189,6 +189,10 @@ pub struct Args {
     /// With --rate: exit with 3 when more than 1 % of the packets left later than this
     #[arg(long, default_value = "2ms", value_parser = duration)]
     pub max_lateness: Duration,
+    /// Tell also how much of the latency is not the generator's: from a packet's write to its arrival in the receiver's
+    /// kernel. Packets that are read together have the time of the last
+    #[arg(long)]
+    pub transit: bool,
     /// Draw latency, and throughput and loss over time, into this SVG file
     #[arg(long, value_name = "FILE")]
     pub plot: Option<PathBuf>,

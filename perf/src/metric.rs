@@ -14,6 +14,9 @@ pub enum Metric {
     LatencyP50,
     LatencyP99,
     LatencyP999,
+    TransitP50,
+    TransitP99,
+    TransitP999,
     MemoryPerClient,
     CpuPerLogin,
     LoginsPerSecond,
@@ -26,7 +29,7 @@ pub enum Metric {
 }
 
 impl Metric {
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 20] = [
         Self::CpuPerPacket,
         Self::WorkerCpuPerPacket,
         Self::Throughput,
@@ -35,6 +38,9 @@ impl Metric {
         Self::LatencyP50,
         Self::LatencyP99,
         Self::LatencyP999,
+        Self::TransitP50,
+        Self::TransitP99,
+        Self::TransitP999,
         Self::MemoryPerClient,
         Self::CpuPerLogin,
         Self::LoginsPerSecond,
@@ -56,6 +62,9 @@ impl Metric {
             Self::LatencyP50 => "latency p50",
             Self::LatencyP99 => "latency p99",
             Self::LatencyP999 => "latency p99.9",
+            Self::TransitP50 => "transit p50",
+            Self::TransitP99 => "transit p99",
+            Self::TransitP999 => "transit p99.9",
             Self::MemoryPerClient => "memory per client",
             Self::CpuPerLogin => "CPU per login",
             Self::LoginsPerSecond => "logins",
@@ -72,6 +81,7 @@ impl Metric {
         match self {
             Self::CpuPerPacket | Self::WorkerCpuPerPacket | Self::CpuPerLogin => "us",
             Self::LatencyP50 | Self::LatencyP99 | Self::LatencyP999 | Self::ChurnP99 => "us",
+            Self::TransitP50 | Self::TransitP99 | Self::TransitP999 => "us",
             Self::Throughput => "packets/s",
             Self::Gbit => "Gbit/s",
             Self::Loss | Self::WorkerImbalance => "%",
@@ -99,6 +109,9 @@ impl Metric {
             Self::LatencyP50 => at("/packets/latency/p50_us", 1.0),
             Self::LatencyP99 => at("/packets/latency/p99_us", 1.0),
             Self::LatencyP999 => at("/packets/latency/p999_us", 1.0),
+            Self::TransitP50 => at("/packets/transit/p50_us", 1.0),
+            Self::TransitP99 => at("/packets/transit/p99_us", 1.0),
+            Self::TransitP999 => at("/packets/transit/p999_us", 1.0),
             Self::MemoryPerClient => idle(report).then(|| at("/relay/rss_bytes_per_connection", 1.0 / 1024.0))?,
             Self::CpuPerLogin => idle(report).then(|| at("/relay/cpu_us_per_login", 1.0))?,
             Self::LoginsPerSecond => idle(report).then(|| at("/logins/per_second", 1.0))?,

@@ -67,6 +67,7 @@ pub struct Plan {
     pub strace: Option<Duration>,
     pub spin: bool,
     pub max_lateness: Duration,
+    pub transit: bool,
     pub json: Option<PathBuf>,
     pub plot: Option<PathBuf>,
     /// Who makes the load, if not this process; and what they are told.
@@ -115,6 +116,7 @@ impl Plan {
             strace: args.strace,
             spin: args.spin,
             max_lateness: args.max_lateness,
+            transit: args.transit,
             json: args.json,
             plot: args.plot,
             agents: args.agents,
@@ -156,6 +158,9 @@ fn check(args: &Args, layout: &Layout) -> Result<(), Error> {
     let main = layout.count(Class::Main);
     if args.disco > 0 && main + args.bulk == 0 {
         return usage("--disco needs --bulk or measured load: its packets go between the same clients".into());
+    }
+    if args.transit && main == layout.count(Class::Reply) {
+        return usage("--transit needs load that goes one way to measure, such as --pairs N".into());
     }
     if args.find_max && main == 0 {
         return usage("--find-max needs load to measure, such as --pairs N".into());
@@ -249,6 +254,8 @@ mod tests {
             &["--pairs", "1", "--url", "http://127.0.0.1:2", "--connect", "127.0.0.1:3"],
             &["--pairs", "1", "--transport", "websocket", "--fast-start"],
             &["--idle", "1", "--find-max"],
+            &["--idle", "1", "--transit"],
+            &["--request-reply", "1", "--transit"],
             &["--pairs", "1", "--find-max", "--max-loss", "1"],
         ] {
             assert!(matches!(plan(bad), Err(Error::Usage(_))), "{bad:?}");

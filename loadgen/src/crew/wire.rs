@@ -10,7 +10,7 @@ use crate::measure::proc::Sample;
 use crate::measure::{Stats, Totals};
 
 /// Both sides must speak the same; it changes with every change of a message.
-pub const PROTOCOL: u32 = 2;
+pub const PROTOCOL: u32 = 3;
 /// Histograms of a whole run take some ten thousand bytes, a series of a day some millions.
 const MAX_MESSAGE: usize = 64 << 20;
 

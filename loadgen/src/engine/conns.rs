@@ -1,6 +1,7 @@
 //! What the connections bring: logins, packets, errors.
 
 use super::dial::{Dial, Scratch};
+use super::flows::Came;
 use super::poller::{Interest, Ready};
 use super::{Conn, Engine, churn, watch};
 use crate::derp::frame::{header, kind};
@@ -62,6 +63,9 @@ impl Engine<'_> {
         if let Conn::Dialing(dial) = std::mem::replace(&mut self.conns[ready.token], Conn::Waiting) {
             let mut up = dial.finish();
             up.0.reads = reads;
+            if self.plan.transit {
+                up.0.note_arrivals().map_err(|source| self.login_failed(ready.token, stage, source))?;
+            }
             watch(&self.poller, ready.token, &mut up.0)
                 .map_err(|source| self.login_failed(ready.token, stage, source))?;
             self.conns[ready.token] = Conn::Up(Box::new(up));
@@ -103,13 +107,15 @@ impl Engine<'_> {
         let (transport, deframer) = &mut **up;
         let slow = !transport.reads;
         let mut pongs: Vec<[u8; 8]> = Vec::new();
-        transport.receive(rx, limit, |plain| {
+        transport.receive(rx, limit, |plain, arrived| {
             // One look at the clock for all that came in one record.
             let now = clock.elapsed().as_nanos() as u64;
+            let arrived = arrived.map(|at| at.saturating_duration_since(*clock).as_nanos() as u64);
+            let came = Came { arrived: arrived.unwrap_or(now), now };
             deframer.feed(plain, |kind, payload| {
                 match kind {
                     kind::RECV_PACKET => {
-                        flows.on_packet(token, payload, now, stats)?;
+                        flows.on_packet(token, payload, came, stats)?;
                         // Nobody waits for the end of what a slow receiver still has before it.
                         *last_arrival = if slow { *last_arrival } else { now };
                     }

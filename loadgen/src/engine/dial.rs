@@ -45,7 +45,7 @@ impl Dial {
             Stage::Handshake(identity, mut handshake) => {
                 self.transport.flush()?;
                 let mut complete = false;
-                self.transport.receive(rx, usize::MAX, |bytes| {
+                self.transport.receive(rx, usize::MAX, |bytes, _| {
                     complete = handshake.feed(bytes, tx)?;
                     Ok(())
                 })?;
@@ -62,7 +62,7 @@ impl Dial {
                 self.transport.flush()?;
                 let mut complete = false;
                 let mut reply = Vec::new();
-                self.transport.receive(rx, usize::MAX, |bytes| {
+                self.transport.receive(rx, usize::MAX, |bytes, _| {
                     complete = login.feed(bytes, &mut reply)?;
                     Ok(())
                 })?;

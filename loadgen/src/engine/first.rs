@@ -156,7 +156,7 @@ impl<'a> Clients<'a> {
                 if ready.write {
                     transport.flush()?;
                 }
-                transport.receive(&mut self.rx, usize::MAX, |plain| {
+                transport.receive(&mut self.rx, usize::MAX, |plain, _| {
                     deframer.feed(plain, |kind, payload| {
                         arrived |=
                             kind == kind::RECV_PACKET && payload.strip_prefix(&sender).is_some_and(|data| data == DATA);

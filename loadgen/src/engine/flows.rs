@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use super::transit::Written;
 use crate::cli::{Pace, Plan};
 use crate::derp::frame::KEY_LEN;
 use crate::measure::{Stats, Totals};
@@ -16,6 +17,23 @@ const FLOOD_BURST: u64 = 16;
 /// Where a link is that is not ours.
 const ELSEWHERE: u32 = u32::MAX;
 
+/// When a packet goes, in nanoseconds of the run.
+#[derive(Clone, Copy)]
+pub struct When {
+    /// Its latency counts from here: by schedule, where there is one.
+    pub due: u64,
+    pub written: u64,
+}
+
+/// When packets came, in nanoseconds of the run.
+#[derive(Clone, Copy)]
+pub struct Came {
+    /// To the receiver's kernel; where it has not noted that, as `now`.
+    pub arrived: u64,
+    /// To us.
+    pub now: u64,
+}
+
 pub struct Flows {
     states: Vec<State>,
     /// Where the state of a link is, by the link's number in the whole run.
@@ -25,6 +43,7 @@ pub struct Flows {
     burst: u64,
     bulk_window: u64,
     stall: u64,
+    transit: bool,
     /// Measured links whose window has room, each at most once.
     ready: Vec<usize>,
     /// The same for links that are to fill what time is left.
@@ -37,6 +56,8 @@ pub struct Flows {
 
 struct State {
     flow: Flow,
+    /// Only where transit is measured.
+    written: Written,
     link: Link,
     source: [u8; KEY_LEN],
     destination: [u8; KEY_LEN],
@@ -57,6 +78,7 @@ impl Flows {
         }
         let state = |link: &Link| State {
             flow: Flow::default(),
+            written: Written::default(),
             link: *link,
             source: keys[link.from],
             destination: keys[link.to],
@@ -72,6 +94,7 @@ impl Flows {
             burst: plan.burst,
             bulk_window: plan.slow.bulk_window,
             stall: plan.stall.as_nanos() as u64,
+            transit: plan.transit,
             ready: Vec::new(),
             beside: VecDeque::new(),
             replies: Vec::new(),
@@ -99,6 +122,7 @@ impl Flows {
         for link in 0..self.states.len() {
             let state = &mut self.states[link];
             state.flow.give_up();
+            state.written.clear();
             state.last_progress = now;
             state.is_ready = false;
             state.owed = 0;
@@ -163,20 +187,24 @@ impl Flows {
         }
     }
 
-    /// Puts one burst; its packets say that they were sent at `time`. Returns the bytes put.
-    pub fn put_burst(&mut self, link: usize, time: u64, writer: &mut StreamWriter<'_>, stats: &mut Stats) -> u64 {
+    /// Puts one burst; its packets say that they were sent when they were due. Returns the bytes put.
+    pub fn put_burst(&mut self, link: usize, when: When, writer: &mut StreamWriter<'_>, stats: &mut Stats) -> u64 {
         let burst = self.burst_of(link);
         let state = &mut self.states[link];
-        let class = state.link.class;
+        let Link { class, other, .. } = state.link;
+        let times = self.transit && class == Class::Main && other.is_none();
         if state.flow.in_flight() == 0 {
-            state.last_progress = time;
+            state.last_progress = when.due;
         }
         if class == Class::Reply {
             state.owed = state.owed.saturating_sub(1);
         }
         let mut bytes = 0;
         for _ in 0..burst {
-            let stamp = Stamp { link: state.link.id, seq: state.flow.send(), time };
+            let stamp = Stamp { link: state.link.id, seq: state.flow.send(), time: when.due };
+            if times {
+                state.written.put(stamp.seq, when.written);
+            }
             let (head, body) = self.pattern.frame(&state.destination, class == Class::Disco, stamp);
             writer.put(head.as_bytes());
             writer.put(body);
@@ -187,7 +215,7 @@ impl Flows {
     }
 
     /// A RecvPacket came to a connection.
-    pub fn on_packet(&mut self, conn: usize, payload: &[u8], now: u64, stats: &mut Stats) -> Result<(), Violation> {
+    pub fn on_packet(&mut self, conn: usize, payload: &[u8], came: Came, stats: &mut Stats) -> Result<(), Violation> {
         let Some((source, data)) = payload.split_first_chunk::<KEY_LEN>() else {
             return Err(Violation::TooShort { found: 0, least: 1 });
         };
@@ -202,9 +230,9 @@ impl Flows {
             return Err(Violation::WrongSource { found: hex(source), expected: hex(&state.source) });
         }
         let measured = state.flow.arrive(stamp.seq)?;
-        state.last_progress = now;
+        state.last_progress = came.now;
         let Link { class, other, .. } = state.link;
-        let took = now.saturating_sub(stamp.time);
+        let took = came.now.saturating_sub(stamp.time);
         stats.arrived(class, data.len());
         match (class, other) {
             (Class::Main, Some(reply)) => {
@@ -222,6 +250,9 @@ impl Flows {
             (Class::Disco, _) => stats.disco_took(measured, took),
             (Class::Main, None) => {
                 stats.took(measured, took);
+                if let Some(written) = state.written.take(stamp.seq) {
+                    stats.passed(measured, came.arrived.saturating_sub(written));
+                }
                 self.wake(at);
             }
             _ => self.wake(at),

@@ -15,6 +15,7 @@ mod flows;
 pub mod poller;
 mod sending;
 pub mod setup;
+mod transit;
 mod transport;
 
 use std::collections::VecDeque;

@@ -1,5 +1,6 @@
 //! What the connections take: bursts that a window or a schedule allows.
 
+use super::flows::When;
 use super::{Conn, Engine, watch};
 use crate::error::{ConnError, Error};
 use crate::traffic::schedule::Schedule;
@@ -144,13 +145,15 @@ impl Engine<'_> {
 
     fn send(&mut self, link: usize, time: u64) -> Result<(), ConnError> {
         let sender = self.flows.sender(link);
+        let written = self.plan.transit.then(|| self.now());
         let Conn::Up(up) = &mut self.conns[sender] else {
             return Ok(());
         };
         let transport = &mut up.0;
         let (flows, stats) = (&mut self.flows, &mut self.stats);
+        let when = When { due: time, written: written.unwrap_or(time) };
         let mut bytes = 0;
-        transport.write(&mut self.tx, |writer| bytes = flows.put_burst(link, time, writer, stats))?;
+        transport.write(&mut self.tx, |writer| bytes = flows.put_burst(link, when, writer, stats))?;
         self.stats.wrote(self.layout.links[link].class, bytes);
         watch(&self.poller, sender, transport)
     }

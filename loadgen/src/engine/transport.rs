@@ -3,10 +3,12 @@
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Instant;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use super::poller::Interest;
+use super::transit;
 use crate::derp::ws::WebSocket;
 use crate::error::ConnError;
 use crate::tls::record::{RecordLayer, StreamWriter};
@@ -27,6 +29,8 @@ pub struct Transport {
     pub watched: Interest,
     /// Whether what arrives is read as soon as it does.
     pub reads: bool,
+    /// Whether the kernel notes when it has what arrives.
+    notes_arrivals: bool,
 }
 
 impl Transport {
@@ -51,6 +55,7 @@ impl Transport {
             pending: Vec::new(),
             watched: Interest::BOTH,
             reads: true,
+            notes_arrivals: false,
         })
     }
 
@@ -61,6 +66,13 @@ impl Transport {
         }
     }
 
+    /// Soon it is known when the kernel had what is received.
+    pub fn note_arrivals(&mut self) -> Result<(), ConnError> {
+        transit::note_arrivals(&self.stream)?;
+        self.notes_arrivals = true;
+        Ok(())
+    }
+
     /// From here on everything is in records. `leftover` was received behind the handshake.
     pub fn start_tls(&mut self, records: RecordLayer, leftover: Vec<u8>) {
         self.tls = Some(Box::new(records));
@@ -68,18 +80,14 @@ impl Transport {
     }
 
     /// Hands on what has arrived, at most `limit` bytes of it. `buf` is any scratch space; the
-    /// larger, the fewer system calls.
+    /// larger, the fewer system calls. With each piece goes the time at which the kernel had all of it, if that is
+    /// noted.
     pub fn receive(
         &mut self,
         buf: &mut [u8],
         mut limit: usize,
-        mut on_plain: impl FnMut(&[u8]) -> Result<(), ConnError>,
+        mut on_plain: impl FnMut(&[u8], Option<Instant>) -> Result<(), ConnError>,
     ) -> Result<(), ConnError> {
-        let Self { websocket, .. } = self;
-        let mut on_plain = |plain: &[u8]| match websocket {
-            None => on_plain(plain),
-            Some(websocket) => websocket.open(plain, &mut on_plain),
-        };
         for _ in 0..READS_PER_TURN {
             if limit == 0 {
                 break;
@@ -87,8 +95,8 @@ impl Transport {
             let held = self.carry.len();
             buf[..held].copy_from_slice(&self.carry);
             let room = limit.min(buf.len() - held);
-            let read = match self.stream.read(&mut buf[held..held + room]) {
-                Ok(0) => return Err(ConnError::Closed),
+            let (read, arrived) = match self.read(&mut buf[held..held + room]) {
+                Ok((0, _)) => return Err(ConnError::Closed),
                 Ok(read) => read,
                 Err(err) if err.kind() == io::ErrorKind::WouldBlock => break,
                 Err(err) if err.kind() == io::ErrorKind::Interrupted => continue,
@@ -97,12 +105,17 @@ impl Transport {
             limit -= read;
             let full = read == room;
             let bytes = &mut buf[..held + read];
-            match &mut self.tls {
+            let Self { websocket, tls, carry, .. } = self;
+            let mut on_plain = |plain: &[u8]| match websocket {
+                None => on_plain(plain, arrived),
+                Some(websocket) => websocket.open(plain, &mut |plain: &[u8]| on_plain(plain, arrived)),
+            };
+            match tls {
                 None => on_plain(bytes)?,
                 Some(tls) => {
                     let used = tls.open(bytes, &mut on_plain)?;
-                    self.carry.clear();
-                    self.carry.extend_from_slice(&bytes[used..]);
+                    carry.clear();
+                    carry.extend_from_slice(&bytes[used..]);
                     if tls.is_closed() {
                         return Err(ConnError::Closed);
                     }
@@ -175,6 +188,10 @@ impl Transport {
     pub fn owes_write(&self) -> bool {
         self.tls.as_ref().is_some_and(|tls| tls.owes_key_update())
             || self.websocket.as_ref().is_some_and(|websocket| websocket.owes_write())
+    }
+
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<(usize, Option<Instant>)> {
+        if self.notes_arrivals { transit::read(&self.stream, buf) } else { Ok((self.stream.read(buf)?, None)) }
     }
 
     fn try_write(&mut self, bytes: &[u8]) -> Result<usize, ConnError> {

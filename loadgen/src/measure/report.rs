@@ -89,6 +89,8 @@ pub struct Packets {
     pub latency: Times,
     /// The whole distribution in nanoseconds: HdrHistogram V2, deflated, base64.
     pub latency_hdr: String,
+    /// Only with --transit: from the write to arrival in the receiver's kernel.
+    pub transit: Option<Times>,
     /// Only with --rate.
     pub lateness: Option<Times>,
     /// Packets sent and arrived in each slot of the measured time.
@@ -345,6 +347,7 @@ impl Packets {
             gbit_per_second: bytes as f64 * 8.0 / seconds / 1e9,
             latency: Times::new(&stats.latency),
             latency_hdr: hdr::encode(&stats.latency),
+            transit: plan.transit.then(|| Times::new(&stats.transit)),
             lateness: matches!(plan.pace, Pace::Rate(_)).then(|| Times::new(&stats.lateness)),
             series: stats.series.slots().to_vec(),
             series_slot_ms: SLOT_NS / 1_000_000,

@@ -29,6 +29,9 @@ pub struct Stats {
     /// Time from sending (by schedule, where there is one) to arrival, of measured packets.
     #[serde(with = "super::hdr")]
     pub latency: Histogram<u64>,
+    /// From the write to arrival in the receiver's kernel, of the same packets, where that is asked for.
+    #[serde(with = "super::hdr")]
+    pub transit: Histogram<u64>,
     #[serde(with = "super::hdr")]
     pub disco_latency: Histogram<u64>,
     /// How long after the schedule the generator came to a write.
@@ -84,6 +87,7 @@ impl Stats {
             arrived_of_all: 0,
             series: Series::default(),
             latency: histogram(),
+            transit: histogram(),
             disco_latency: histogram(),
             lateness: histogram(),
             churn: ChurnStats { started: 0, failed: 0, times: histogram(), first_failure: None },
@@ -139,6 +143,12 @@ impl Stats {
     pub fn took(&mut self, measured: bool, time: u64) {
         if measured {
             self.latency.saturating_record(time);
+        }
+    }
+
+    pub fn passed(&mut self, measured: bool, time: u64) {
+        if measured {
+            self.transit.saturating_record(time);
         }
     }
 
@@ -204,6 +214,7 @@ impl Stats {
         }
         for (sum, more) in [
             (&mut self.latency, &other.latency),
+            (&mut self.transit, &other.transit),
             (&mut self.disco_latency, &other.disco_latency),
             (&mut self.lateness, &other.lateness),
             (&mut self.churn.times, &other.churn.times),

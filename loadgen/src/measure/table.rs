@@ -95,6 +95,9 @@ impl fmt::Display for Packets {
             self.per_second, self.gbit_per_second, self.seconds
         )?;
         times(f, "latency", &self.latency)?;
+        if let Some(transit) = &self.transit {
+            times(f, "transit", transit)?;
+        }
         if let Some(lateness) = &self.lateness {
             times(f, "lateness", lateness)?;
         }

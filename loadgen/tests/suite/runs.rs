@@ -38,6 +38,28 @@ fn a_schedule_sends_what_it_says() {
 }
 
 #[test]
+fn transit_is_a_part_of_latency() {
+    let relay = FakeRelay::start(Fault::None);
+    let load = ["--pairs", "3", "--rate", "2000", "--burst", "2", "--max-lateness", "1h"];
+    for more in [&[][..], &["--transport", "websocket"], &["--request-reply", "1"]] {
+        let run = run(&relay, &[&load[..], &["--transit"], more].concat());
+        assert_eq!(run.exit, 0, "{}", run.stdout);
+        assert!(run.stdout.contains("transit     p50"), "{}", run.stdout);
+        let of = |what: &str, which: &str| run.json["packets"][what][which].as_f64().unwrap();
+        assert!(of("transit", "min_us") > 0.0);
+        if more.first() == Some(&"--request-reply") {
+            assert!(of("transit", "count") > 0.0 && of("transit", "count") < of("latency", "count"));
+            continue;
+        }
+        assert_eq!(of("transit", "count"), of("latency", "count"));
+        for which in ["min_us", "mean_us", "p50_us", "p99_us", "max_us"] {
+            assert!(of("transit", which) <= of("latency", which), "{which}: {}", run.stdout);
+        }
+    }
+    assert!(run(&relay, &load).json["packets"]["transit"].is_null());
+}
+
+#[test]
 fn a_late_generator_says_so() {
     let relay = FakeRelay::start(Fault::None);
     let run = run(&relay, &["--pairs", "1", "--rate", "1000", "--max-lateness", "0s"]);
