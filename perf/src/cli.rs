@@ -22,6 +22,8 @@ pub enum Command {
     Budgets(Budgets),
     /// Draw where the relay spends its time in one scenario
     Flame(Flame),
+    /// Latency over the rounds of several records together
+    Pool(Pool),
 }
 
 #[derive(Args, Debug)]
@@ -82,6 +84,16 @@ pub struct Flame {
     pub binaries: Binaries,
     #[command(flatten)]
     pub measuring: Measuring,
+}
+
+#[derive(Args, Debug)]
+pub struct Pool {
+    /// Folders of records
+    #[arg(required = true, value_name = "RECORD")]
+    pub records: Vec<PathBuf>,
+    /// Only this scenario; may be given several times
+    #[arg(long = "scenario", value_name = "NAME")]
+    pub scenarios: Vec<String>,
 }
 
 /// What is given is not built.

@@ -1,5 +1,6 @@
 //! The performance lab. `run` measures relays side by side, `compare` two builds of ours, `budgets` checks what can be
-//! counted on any machine, `flame` draws where time goes. perf/README.md says how figures come about.
+//! counted on any machine, `flame` draws where time goes, `pool` sums latencies up over records. perf/README.md says
+//! how figures come about.
 
 mod budgets;
 mod certificate;
@@ -11,6 +12,7 @@ mod flame;
 mod machine;
 mod metric;
 mod plot;
+mod pool;
 mod programs;
 mod record;
 mod run;
@@ -32,6 +34,7 @@ fn main() -> ExitCode {
         Command::Compare(args) => compare::compare(&args),
         Command::Budgets(args) => budgets::check(&args),
         Command::Flame(args) => flame::flame(&args),
+        Command::Pool(args) => pool::pool(&args),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,

@@ -23,6 +23,23 @@ impl Spread {
     }
 }
 
+/// The median of some rounds, and between what their middle half lies.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Middle {
+    pub median: f64,
+    pub low: f64,
+    pub high: f64,
+}
+
+impl Middle {
+    pub fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
+        let mut values: Vec<f64> = values.into_iter().filter(|value| value.is_finite()).collect();
+        values.sort_by(f64::total_cmp);
+        let Spread { median, rounds, .. } = Spread::of(values.iter().copied())?;
+        Some(Self { median, low: values[rounds / 4], high: values[rounds - 1 - rounds / 4] })
+    }
+}
+
 /// Ratios of what was measured in the same round, and only then summed up: a machine that is slow for a minute is slow
 /// for all that is compared. A round in which either is missing does not count; nor does one whose reference is zero.
 pub fn ratios(own: &[(u32, f64)], reference: &[(u32, f64)]) -> Option<Spread> {
@@ -50,6 +67,16 @@ mod tests {
     fn the_spread_is_least_and_greatest() {
         let spread = Spread::of([5.0, -1.0, 3.0]).unwrap();
         assert_eq!(spread, Spread { median: 3.0, least: -1.0, greatest: 5.0, rounds: 3 });
+    }
+
+    #[test]
+    fn the_middle_half_leaves_out_a_quarter_on_each_side() {
+        let middle = |values: &[f64]| Middle::of(values.iter().copied());
+        let of = |median, low, high| Some(Middle { median, low, high });
+        assert_eq!(middle(&[9.0, 1.0, 2.0, 3.0, 100.0]), of(3.0, 2.0, 9.0));
+        assert_eq!(middle(&[4.0, 1.0, 2.0, 100.0]), of(3.0, 2.0, 4.0));
+        assert_eq!(middle(&[f64::INFINITY, 7.0]), of(7.0, 7.0, 7.0));
+        assert_eq!(middle(&[]), None);
     }
 
     #[test]
