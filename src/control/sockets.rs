@@ -12,6 +12,7 @@
 //! ```
 //!
 //! `prepare` is called with a new socket before it is bound, and with an inherited one. All sockets are non-blocking.
+//! An address that is in use is asked for again for [`LINGER`].
 //! What is open is known by the [`Open`] that [`Sockets::finish`] returns, which can give it away.
 
 use std::fs::{self, Permissions};
@@ -22,13 +23,18 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::{fmt, io};
+use std::time::{Duration, Instant};
+use std::{fmt, io, thread};
 
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
 use super::systemd::{self, PassedError};
 use crate::config::{AdminAddr, ListenAddr};
+
+/// How long an address may stay in use by nobody. What a relay on io_uring listens on is closed with its rings, which
+/// the kernel takes apart after the process is gone: when that was killed, some 10 us later for each of its clients.
+pub const LINGER: Duration = Duration::from_secs(3);
 
 /// What a socket is for. The names are those of systemd's `FileDescriptorName=`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -260,10 +266,10 @@ impl Sockets {
         };
         let (socket, origin) = match self.take(role, &wanted) {
             Some(found) => (Socket::from(found.fd), found.origin),
-            None => match open(address) {
+            None => match when_free(|| open(address)) {
                 // A host without IPv6: "all addresses" are those of IPv4.
                 Err(error) if address.is_ipv6() && address.ip().is_unspecified() && no_ipv6(&error) => {
-                    (open((Ipv4Addr::UNSPECIFIED, address.port()).into())?, Origin::New)
+                    (when_free(|| open((Ipv4Addr::UNSPECIFIED, address.port()).into()))?, Origin::New)
                 }
                 socket => (socket?, Origin::New),
             },
@@ -285,7 +291,11 @@ impl Sockets {
         let (socket, file, origin) = match inherited {
             Some((file, found)) => (Socket::from(found.fd), file, found.origin),
             None => {
-                let (socket, file) = open_unix(path, how)?;
+                // To ask for a name is to connect to who has it, and only a main listener can be in a ring.
+                let (socket, file) = match role {
+                    Role::Main => when_free(|| open_unix(path, how)),
+                    _ => open_unix(path, how),
+                }?;
                 (socket, file, Origin::New)
             }
         };
@@ -321,6 +331,22 @@ fn new(address: SocketAddr, kind: Type, protocol: Protocol) -> io::Result<Socket
         socket.set_only_v6(!v6.ip().is_unspecified())?;
     }
     Ok(socket)
+}
+
+/// Asks again for a while when somebody has the address.
+fn when_free<T>(mut open: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    const MOST: Duration = Duration::from_millis(200);
+    let begin = Instant::now();
+    let mut pause = Duration::from_millis(5);
+    loop {
+        match open() {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && begin.elapsed() < LINGER => {
+                thread::sleep(pause);
+                pause = (2 * pause).min(MOST);
+            }
+            other => return other,
+        }
+    }
 }
 
 fn no_ipv6(error: &io::Error) -> bool {

@@ -1,5 +1,6 @@
 //! The start block, the port, the cores.
 
+use std::net::TcpStream;
 use std::process::Stdio;
 use std::thread;
 
@@ -70,6 +71,24 @@ fn a_port_is_for_one_relay(ground: Ground) {
     }
 }
 
+/// Whoever starts it again after a crash does so at once, and with the same address. What a ring holds is closed after
+/// its process is gone.
+fn a_relay_that_was_killed_is_followed_at_once(ground: Ground) {
+    let mut relay = Relay::start(ground, &[]);
+    for _ in 0..3 {
+        let crowd: Vec<TcpStream> = (0..500).map(|_| TcpStream::connect(relay.addr).unwrap()).collect();
+        visit(&relay).log_in().expect_quiet();
+        let listen = format!("--listen={}", relay.addr);
+        let mut args = flags(ground);
+        args.retain(|arg| !arg.starts_with("--listen"));
+        // By SIGKILL.
+        drop(relay);
+        relay = Relay::spawn(command().args(args).arg(&listen));
+        visit(&relay).log_in().expect_quiet();
+        drop(crowd);
+    }
+}
+
 /// Workers are as many as cores that the relay may use, and it is told fewer by its affinity mask.
 fn workers_follow_the_affinity_mask(ground: Ground) {
     let relay = thread::spawn(move || {
@@ -93,6 +112,14 @@ fn workers_follow_the_affinity_mask(ground: Ground) {
 on_workers!(the_start_block_says_what_runs);
 
 mod once {
-    use super::{a_port_is_for_one_relay, it_listens_on_every_address, workers_follow_the_affinity_mask};
-    super::on_backends!(it_listens_on_every_address, a_port_is_for_one_relay, workers_follow_the_affinity_mask);
+    use super::{
+        a_port_is_for_one_relay, a_relay_that_was_killed_is_followed_at_once, it_listens_on_every_address,
+        workers_follow_the_affinity_mask,
+    };
+    super::on_backends!(
+        it_listens_on_every_address,
+        a_port_is_for_one_relay,
+        a_relay_that_was_killed_is_followed_at_once,
+        workers_follow_the_affinity_mask
+    );
 }

@@ -55,6 +55,30 @@ fn another_role_or_address_is_another_socket() {
 }
 
 #[test]
+fn who_leaves_late_is_waited_for() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("main");
+    let (unix, _file) = Sockets::default().unix(Role::Main, &path, &STREAM).unwrap();
+    let any = "127.0.0.1:0".parse().unwrap();
+    let udp = Sockets::default().udp(Role::Stun, any, |_| Ok(())).unwrap();
+    let tcp = Sockets::default().tcp(Role::Main, any, |_| Ok(())).unwrap();
+    let (datagrams, streams) = (udp.local_addr().unwrap(), tcp.local_addr().unwrap());
+    let late = thread::spawn(move || {
+        thread::sleep(Duration::from_millis(100));
+        drop(tcp);
+        thread::sleep(Duration::from_millis(100));
+        drop(udp);
+        thread::sleep(Duration::from_millis(100));
+        drop(unix);
+    });
+    let mut sockets = Sockets::default();
+    sockets.tcp(Role::Main, streams, |_| Ok(())).unwrap();
+    sockets.udp(Role::Stun, datagrams, |_| Ok(())).unwrap();
+    sockets.unix(Role::Main, &path, &STREAM).unwrap();
+    late.join().unwrap();
+}
+
+#[test]
 fn sockets_of_udp_and_unix_are_inherited_too() {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("admin");
