@@ -13,8 +13,7 @@ pub struct Spread {
 
 impl Spread {
     pub fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
-        let mut values: Vec<f64> = values.into_iter().filter(|value| value.is_finite()).collect();
-        values.sort_by(f64::total_cmp);
+        let values = sorted(values);
         let (least, greatest) = (*values.first()?, *values.last()?);
         let middle = values.len() / 2;
         let median =
@@ -33,11 +32,16 @@ pub struct Middle {
 
 impl Middle {
     pub fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
-        let mut values: Vec<f64> = values.into_iter().filter(|value| value.is_finite()).collect();
-        values.sort_by(f64::total_cmp);
+        let values = sorted(values);
         let Spread { median, rounds, .. } = Spread::of(values.iter().copied())?;
         Some(Self { median, low: values[rounds / 4], high: values[rounds - 1 - rounds / 4] })
     }
+}
+
+fn sorted(values: impl IntoIterator<Item = f64>) -> Vec<f64> {
+    let mut values: Vec<f64> = values.into_iter().filter(|value| value.is_finite()).collect();
+    values.sort_by(f64::total_cmp);
+    values
 }
 
 /// Ratios of what was measured in the same round, and only then summed up: a machine that is slow for a minute is slow
