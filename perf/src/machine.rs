@@ -6,7 +6,7 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 
@@ -47,7 +47,7 @@ pub fn load_average() -> f64 {
 }
 
 /// What else ran just before a sample.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub struct Quiet {
     pub load_average: f64,
     /// Processor and the share of the time in which it had nothing to do.

@@ -10,13 +10,11 @@ use std::path::Path;
 
 use derpring_loadgen::measure::hdr;
 use hdrhistogram::Histogram;
-use serde::Deserialize;
-use serde_json::Value;
 
 use crate::cli;
 use crate::error::Error;
-use crate::sample::{GOOD, LATE};
-use crate::stats::Middle;
+use crate::sample::Sample;
+use crate::stats::{Middle, within_rounds};
 use crate::summary::number;
 
 /// What counts as slow, in nanoseconds, and its title.
@@ -24,16 +22,6 @@ const SLOW: [(u64, &str); 3] = [(100_000, "0.1 ms"), (300_000, "0.3 ms"), (1_000
 const QUANTILES: [(f64, &str); 3] = [(0.5, "p50"), (0.99, "p99"), (0.999, "p99.9")];
 /// What ratios are taken to, where it was measured.
 const REFERENCES: [&str; 2] = ["derper", "floor"];
-
-/// A line of `samples.jsonl`, as far as it is needed.
-#[derive(Deserialize)]
-struct Line {
-    round: u32,
-    scenario: String,
-    relay: String,
-    status: Option<i32>,
-    report: Option<Value>,
-}
 
 /// Latencies by scenario and relay, each by record and round.
 type Rounds = BTreeMap<(usize, u32), Histogram<u64>>;
@@ -59,14 +47,14 @@ fn add(pool: &mut Pool, record: usize, folder: &Path) -> Result<(), Error> {
     let text = fs::read_to_string(&path).map_err(Error::file(&path))?;
     for (number, line) in text.lines().enumerate() {
         let wrong = |why: String| Error::Config(format!("{}, line {}: {why}", path.display(), number + 1));
-        let line: Line = serde_json::from_str(line).map_err(|err| wrong(err.to_string()))?;
-        let text = line.report.as_ref().and_then(|report| report.pointer("/packets/latency_hdr")?.as_str());
-        let (Some(GOOD | LATE), Some(text)) = (line.status, text) else {
+        let sample: Sample = serde_json::from_str(line).map_err(|err| wrong(err.to_string()))?;
+        let text = sample.report.as_ref().and_then(|report| report.pointer("/packets/latency_hdr")?.as_str());
+        let Some(text) = text.filter(|_| sample.usable()) else {
             continue;
         };
         let latency = hdr::decode(text).ok_or_else(|| wrong("latency_hdr is no histogram".into()))?;
-        let relays = pool.entry(line.scenario).or_default();
-        relays.entry(line.relay).or_default().insert((record, line.round), latency);
+        let relays = pool.entry(sample.scenario).or_default();
+        relays.entry(sample.relay).or_default().insert((record, sample.round), latency);
     }
     Ok(())
 }
@@ -96,19 +84,17 @@ fn markdown(scenario: &str, relays: &BTreeMap<String, Rounds>) -> String {
             continue;
         };
         for (quantile, title) in QUANTILES {
-            let cell = |rounds: &Rounds| Middle::of(ratios(rounds, base, quantile)).map_or_else(|| "-".into(), cell);
+            let base = by_round(base, quantile);
+            let ratios = |rounds: &Rounds| Middle::of(within_rounds(&by_round(rounds, quantile), &base));
+            let cell = |rounds| ratios(rounds).map_or_else(|| "-".into(), cell);
             row(&mut out, &format!("{title} to {reference}, by round"), relays.values().map(cell).collect());
         }
     }
     out
 }
 
-/// As long as there are packets in both: within a round, as everywhere.
-fn ratios(own: &Rounds, base: &Rounds, quantile: f64) -> impl Iterator<Item = f64> {
-    own.iter().filter_map(move |(round, own)| {
-        let base = base.get(round)?.value_at_quantile(quantile);
-        (base > 0).then(|| own.value_at_quantile(quantile) as f64 / base as f64)
-    })
+fn by_round(rounds: &Rounds, quantile: f64) -> Vec<((usize, u32), f64)> {
+    rounds.iter().map(|(round, latency)| (*round, latency.value_at_quantile(quantile) as f64)).collect()
 }
 
 fn together(rounds: &Rounds) -> Histogram<u64> {
@@ -142,7 +128,9 @@ mod tests {
             let mut latency = derpring_loadgen::measure::histogram();
             latencies.iter().for_each(|us| latency.record(1_000 * us).unwrap());
             let report = json!({ "packets": { "latency_hdr": hdr::encode(&latency) } });
-            json!({ "round": round, "scenario": "load", "relay": relay, "status": status, "report": report })
+            let before = json!({ "load_average": 0.1, "idle": [] });
+            json!({ "round": round, "scenario": "load", "relay": relay, "status": status, "error": "", "before": before,
+                "report": report })
         });
         let text: String = lines.map(|line| format!("{line}\n")).collect();
         fs::write(folder.path().join("samples.jsonl"), text).unwrap();
@@ -174,22 +162,24 @@ mod tests {
     #[test]
     fn what_is_no_record_is_refused_with_its_place() {
         let folder = tempfile::tempdir().unwrap();
+        let line = |status: &str, report: &str| {
+            let before = r#""before":{"load_average":0.1,"idle":[]}"#;
+            format!(
+                r#"{{"round":1,"scenario":"a","relay":"b","status":{status},"error":"",{before},"report":{report}}}"#
+            )
+        };
         let mut pool = Pool::new();
         assert!(matches!(add(&mut pool, 0, folder.path()), Err(Error::File { .. })));
         for (text, why) in [
             ("{}\n", "line 1: missing field"),
             ("\n", "line 1: EOF"),
-            (
-                r#"{"round":1,"scenario":"a","relay":"b","status":0,"report":{"packets":{"latency_hdr":"x"}}}"#,
-                "line 1: latency_hdr is no histogram",
-            ),
+            (&line("0", r#"{"packets":{"latency_hdr":"x"}}"#), "line 1: latency_hdr is no histogram"),
         ] {
             fs::write(folder.path().join("samples.jsonl"), text).unwrap();
             let err = add(&mut pool, 0, folder.path()).unwrap_err().to_string();
             assert!(err.contains(why), "{err}");
         }
-        let without = r#"{"round":1,"scenario":"a","relay":"b","status":null,"report":null}"#;
-        fs::write(folder.path().join("samples.jsonl"), without).unwrap();
+        fs::write(folder.path().join("samples.jsonl"), line("null", "null")).unwrap();
         add(&mut pool, 0, folder.path()).unwrap();
         assert!(pool.is_empty());
     }

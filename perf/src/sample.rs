@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::certificate::HOST;
@@ -21,7 +21,8 @@ use crate::scraper::Scraper;
 pub const GOOD: i32 = 0;
 pub const LATE: i32 = 3;
 
-#[derive(Clone, Debug, Serialize)]
+/// A line of a record's `samples.jsonl`.
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Sample {
     pub round: u32,
     pub scenario: String,
@@ -29,6 +30,8 @@ pub struct Sample {
     /// Exit status of the generator; absent when the relay did not run.
     pub status: Option<i32>,
     pub error: String,
+    /// The records of 2026-11-21 have none.
+    #[serde(default)]
     pub before: Quiet,
     /// All that the generator reports.
     pub report: Option<Value>,

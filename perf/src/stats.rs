@@ -47,10 +47,15 @@ fn sorted(values: impl IntoIterator<Item = f64>) -> Vec<f64> {
 /// Ratios of what was measured in the same round, and only then summed up: a machine that is slow for a minute is slow
 /// for all that is compared. A round in which either is missing does not count; nor does one whose reference is zero.
 pub fn ratios(own: &[(u32, f64)], reference: &[(u32, f64)]) -> Option<Spread> {
-    Spread::of(own.iter().filter_map(|(round, value)| {
+    Spread::of(within_rounds(own, reference))
+}
+
+/// These ratios, one by one. Rounds may be named by more than their number.
+pub fn within_rounds<R: PartialEq>(own: &[(R, f64)], reference: &[(R, f64)]) -> impl Iterator<Item = f64> {
+    own.iter().filter_map(|(round, value)| {
         let (_, base) = reference.iter().find(|(other, base)| other == round && *base != 0.0)?;
         Some(value / base)
-    }))
+    })
 }
 
 #[cfg(test)]
