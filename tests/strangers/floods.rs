@@ -58,20 +58,23 @@ fn floods_of_single_bytes(ground: Ground) {
         let mut pair = Pair::new(relay);
         let mut client = visit(relay).mode(mode).log_in();
         let mut witness = visit(relay).log_in();
-        let packets = pair.during(|| {
+        pair.during(|| {
             let begin = Instant::now();
-            let mut packets = 0_u32;
+            let mut sent = 0_u32;
             while begin.elapsed() < FLOOD {
-                for byte in send_packet(&witness.public(), &packets.to_be_bytes()) {
-                    client.send(&[byte]);
+                // Read now and then: who does not read loses packets, and rightly.
+                let burst = sent..sent + 32;
+                for number in burst.clone() {
+                    for byte in send_packet(&witness.public(), &number.to_be_bytes()) {
+                        client.send(&[byte]);
+                    }
                 }
-                packets += 1;
+                for number in burst {
+                    witness.expect(&recv_packet(&client.public(), &number.to_be_bytes()));
+                    sent += 1;
+                }
             }
-            packets
         });
-        for number in 0..packets.min(100) {
-            witness.expect(&recv_packet(&client.public(), &number.to_be_bytes()));
-        }
         pair.expect_quiet();
     }
 }
