@@ -229,24 +229,19 @@ struct Relay {
 }
 
 impl Relay {
-    /// Waits until it accepts connections. The port was free a moment ago; a test that loses it fails with a line
-    /// that says so.
+    /// Waits until it accepts connections, and says where.
     fn start(args: &[&str]) -> (Self, String) {
-        let addr = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
         let listen = if args[0] == "derper" { "-a" } else { "--listen" };
-        let mut child = command().args(args).args([listen, &addr]).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = command().args(args).args([listen, "127.0.0.1:0"]).stderr(Stdio::piped()).spawn().unwrap();
         let (sender, lines) = mpsc::channel();
         let stderr = BufReader::new(child.stderr.take().unwrap());
         thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
         let mut relay = Self { child, lines, seen: Vec::new() };
-        let start = Instant::now();
-        while TcpStream::connect(&addr).is_err() {
-            relay.seen.extend(relay.lines.try_iter());
-            assert!(relay.child.try_wait().unwrap().is_none(), "it ended: {:?}", relay.seen);
-            assert!(start.elapsed() < PATIENCE, "it does not listen: {:?}", relay.seen);
-            thread::sleep(Duration::from_millis(10));
-        }
-        relay.seen.extend(relay.lines.try_iter());
+        relay.expect_line("  listening ");
+        let line = relay.seen.iter().find_map(|line| line.strip_prefix("  listening "));
+        let addr = line.and_then(|line| line.split_once("//")?.1.strip_suffix("/derp")).map(str::to_owned);
+        let addr = addr.unwrap_or_else(|| panic!("no address in {:?}", relay.seen));
+        assert!(addr.starts_with("127.0.0.1:") && TcpStream::connect(&addr).is_ok(), "{:?}", relay.seen);
         (relay, addr)
     }
 

@@ -266,7 +266,7 @@ fn full_worker_queue_is_waited_for() {
 #[test]
 fn queue_that_stays_full_ends_the_login_at_its_deadline() {
     both(|uring| {
-        let relay = Relay::start(uring, |config| config.login_deadline = Duration::from_millis(200));
+        let relay = Relay::start(uring, |config| config.login_deadline = Duration::from_secs(1));
         relay.workers.refuse.store(usize::MAX, Ordering::Relaxed);
         let mut stream = relay.connect();
         stream.write_all(&fast_start(&Client::new(1), &[])).unwrap();

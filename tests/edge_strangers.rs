@@ -51,7 +51,8 @@ fn silence_ends_at_the_deadline_in_every_phase() {
         for mut stream in silent {
             read_to_end(&mut stream);
         }
-        assert!((deadline..deadline * 4).contains(&started.elapsed()), "{:?}", started.elapsed());
+        // By this deadline, and not by the usual one of ten seconds.
+        assert!((deadline..Duration::from_secs(5)).contains(&started.elapsed()), "{:?}", started.elapsed());
         plain.wait_closed(CloseReason::LoginDeadline, 4);
         tls.wait_closed(CloseReason::LoginDeadline, 4);
         for relay in [plain, tls] {
@@ -90,7 +91,8 @@ fn crowd_of_silent_connections_delays_nobody() {
         for _ in 0..20 {
             let started = Instant::now();
             let (stream, session) = relay.log_in(relay.connect_from("127.0.0.9"));
-            assert!(started.elapsed() < Duration::from_secs(1));
+            // A silent one takes ten.
+            assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
             drop((stream, session));
         }
         let before = relay.sum(|s| s.closed(CloseReason::HalfOpenCap));
@@ -117,13 +119,13 @@ fn evicted_by_logins(before: u64) -> u64 {
 fn session_outlives_the_deadline_and_the_cap() {
     both(|uring| {
         let relay = Relay::start(uring, |config| {
-            config.login_deadline = Duration::from_millis(150);
+            config.login_deadline = Duration::from_secs(1);
             config.half_open_max = 2;
             config.half_open_max_per_ip = 2;
         });
         let (mut stream, session) = relay.log_in(relay.connect());
         let _crowd: Vec<TcpStream> = (0..5).map(|_| relay.connect()).collect();
-        std::thread::sleep(Duration::from_millis(400));
+        std::thread::sleep(Duration::from_millis(1500));
         let mut socket = TcpStream::from(session.socket);
         socket.write_all(b"still here").unwrap();
         expect(&mut stream, b"still here");
@@ -210,7 +212,8 @@ fn no_new_connections_after_stop_but_old_ones_finish() {
         let stats = relay.handle.stats().clone();
         let started = Instant::now();
         relay.handle.join();
-        assert!(started.elapsed() < Duration::from_secs(1));
+        // Its deadline, of ten seconds, is not waited for.
+        assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
         assert_eq!(half_open.read(&mut [0]).unwrap_or(0), 0);
         assert_eq!(stats.iter().map(|s| s.closed(CloseReason::Shutdown)).sum::<u64>(), 1);
     });

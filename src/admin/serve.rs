@@ -296,12 +296,12 @@ mod tests {
         run(async {
             let (ours, mut theirs) = duplex(16);
             let mut ours = Impatient::new(ours);
-            ours.patience = Duration::from_millis(300);
+            ours.patience = Duration::from_secs(2);
             let slow = tokio::spawn(async move {
                 let mut part = [0; 16];
                 // Together longer than the patience, each wait shorter.
                 for _ in 0..6 {
-                    sleep(Duration::from_millis(100)).await;
+                    sleep(Duration::from_millis(500)).await;
                     theirs.read_exact(&mut part).await.unwrap();
                 }
                 theirs

@@ -1,6 +1,6 @@
 //! Let's Encrypt's own test authority, and the DNS server that sends it to this machine for every name.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io::{self, BufRead, BufReader, Write as _};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -217,7 +217,13 @@ pub fn await_that(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// Free when it is chosen.
+/// Free when it is chosen, and chosen once: whom it is for listens there later, while others choose.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    static CHOSEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    loop {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        if CHOSEN.lock().unwrap().insert(port) {
+            return port;
+        }
+    }
 }

@@ -82,7 +82,10 @@ fn comes_to(relay: &Relay, clients: usize) {
 
 /// What waits for a client that does not read is seen, and how long it has.
 fn a_client_that_does_not_read_is_seen(ground: Ground) {
-    let relay = start_on(ground, &["--queue-packets=65536", "--queue-bytes=256MiB"]);
+    let room = ["--queue-packets=65536", "--queue-bytes=256MiB"];
+    // It is there until it has been seen.
+    let time = ["--tcp-write-timeout=1m", "--tcp-user-timeout=1m"];
+    let relay = start_on(ground, &[room, time].concat());
     let receiver = visit(&relay).receive_buffer(16 * 1024).log_in();
     let mut sender = visit(&relay).log_in();
     let packet = send_packet(&receiver.public(), &noise(1, 2000));
@@ -92,7 +95,6 @@ fn a_client_that_does_not_read_is_seen(ground: Ground) {
     sender.expect_quiet();
     let begin = Instant::now();
     loop {
-        // The write timeout takes it away soon.
         let page = get(admin(&relay), "/debug/clients?sort=queued_bytes&order=desc&limit=1").json();
         let row = &page["clients"][0];
         if row["queued_bytes"].as_u64() > Some(100_000) && row["queue_seconds"].as_f64() > Some(0.1) {

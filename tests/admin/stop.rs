@@ -12,7 +12,10 @@ use crate::relay_support::process::status;
 use crate::relay_support::*;
 
 fn not_ready_at_once_and_answering_until_the_end(ground: Ground) {
-    let mut relay = start_on(ground, &["--queue-packets=65536", "--queue-bytes=256MiB"]);
+    let room = ["--queue-packets=65536", "--queue-bytes=256MiB"];
+    // It ends when the receiver has gone, and not before.
+    let time = ["--flush-time=1m", "--tcp-write-timeout=1m", "--tcp-user-timeout=1m"];
+    let mut relay = start_on(ground, &[&room[..], &time].concat());
     let to = admin(&relay);
     assert_eq!(get(to, "/readyz").status, 200);
     let mut streams = [Stream::open(to, "/debug/traffic"), Stream::open(relay.addr, "/debug/traffic")];
@@ -46,9 +49,9 @@ fn not_ready_at_once_and_answering_until_the_end(ground: Ground) {
         while stream.round().is_some() {}
     }
     assert!(streams[0].whole, "cut off in the middle");
+    drop(receiver);
     assert_eq!(status(relay.wait()), 0);
     assert!(TcpStream::connect(to).is_err(), "the admin listener is still open");
-    drop(receiver);
 }
 
 on_workers!(not_ready_at_once_and_answering_until_the_end);

@@ -27,14 +27,19 @@ fn who_is_too_many_is_closed_and_counted(ground: Ground) {
     let mut session = visit(&relay).log_in();
     assert_eq!(let_in(&relay, 5), 5);
     // Who has an answer has been let in: two edges take connections in no order.
-    let [_seventh, _eighth, counter] = [0; 3].map(|_| {
-        let mut client = visit(&relay).connect();
+    let probe = |client: &mut Client| {
         client.send(b"GET /derp/probe HTTP/1.1\r\nHost: x\r\n\r\n");
         assert!(client.expect_head().starts_with("HTTP/1.1 200 "));
+    };
+    let [_seventh, _eighth, mut counter] = [0; 3].map(|_| {
+        let mut client = visit(&relay).connect();
+        probe(&mut client);
         client
     });
     for _ in 0..5 {
         assert_eq!(let_in(&relay, 50), 0);
+        // Each answer renews its deadline.
+        probe(&mut counter);
     }
     session.expect_quiet();
     let vars = ask(counter, "/debug/vars");

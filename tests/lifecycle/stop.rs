@@ -68,7 +68,7 @@ fn everybody_is_told_and_the_relay_ends(ground: Ground) {
 /// One that does not read keeps the relay a moment; in that time nobody new comes in.
 fn nobody_comes_in_while_it_stops(ground: Ground) {
     for (signal, name, _) in SIGNALS {
-        let mut relay = Relay::start(ground, &ROOM);
+        let mut relay = Relay::start(ground, &[&ROOM[..], &["--flush-time=5s", "--tcp-write-timeout=1m"]].concat());
         let stuck = stuck_receiver(&relay);
         let begin = Instant::now();
         relay.signal(signal);
@@ -87,8 +87,24 @@ fn nobody_comes_in_while_it_stops(ground: Ground) {
     }
 }
 
-const ROOM: [&str; 4] = ["--queue-packets", "65536", "--queue-bytes", "256MiB"];
-const PACKETS: u64 = 4000;
+/// Unless told otherwise, it ends soon whoever does not read.
+fn who_does_not_read_holds_it_only_a_moment(ground: Ground) {
+    let mut relay = Relay::start(ground, &ROOM);
+    let stuck = stuck_receiver(&relay);
+    let begin = Instant::now();
+    relay.signal(Signal::TERM);
+    assert_eq!(status(relay.wait()), 0);
+    assert!(begin.elapsed() < FLUSH, "a receiver that does not read held it for {:?}", begin.elapsed());
+    drop(stuck);
+}
+
+/// Queues that need drop nothing.
+const ROOM: [&str; 2] = ["--queue-packets=65536", "--queue-bytes=256MiB"];
+/// The same, and time for all of it to go out, however busy the machine is.
+const ROOM_AND_TIME: [&str; 5] =
+    [ROOM[0], ROOM[1], "--flush-time=1m", "--tcp-write-timeout=1m", "--tcp-user-timeout=1m"];
+/// What one worker keeps for another whatever happens: fewer than 2048 packets, less than 4 MiB.
+const PACKETS: u64 = 2000;
 
 fn packet(number: u64) -> Vec<u8> {
     noise(number, 1000 + (number * 7919 % 1000) as usize)
@@ -110,7 +126,8 @@ fn stuck_receiver(relay: &Relay) -> (Client, Client) {
 fn what_is_queued_goes_out(ground: Ground) {
     let modes = [(false, Mode::Plain), (true, Mode::Tls12), (true, Mode::Tls13)];
     for (tls, mode) in modes {
-        let mut relay = if tls { Relay::start_tls(ground, &ROOM) } else { Relay::start(ground, &ROOM) };
+        let mut relay =
+            if tls { Relay::start_tls(ground, &ROOM_AND_TIME) } else { Relay::start(ground, &ROOM_AND_TIME) };
         let mut receiver = visit(&relay).mode(mode).receive_buffer(16 * 1024).log_in();
         let mut sender = visit(&relay).mode(mode).log_in();
         let to = receiver.public();
@@ -149,7 +166,7 @@ fn what_is_queued_goes_out(ground: Ground) {
 /// Clients do not fall silent because the relay stops. Bytes that it closes on unread would reset the connection, and
 /// take along what is still on its way to them.
 fn who_goes_on_talking_loses_nothing(ground: Ground) {
-    let mut relay = Relay::start(ground, &ROOM);
+    let mut relay = Relay::start(ground, &ROOM_AND_TIME);
     let (mut receiver, _sender) = stuck_receiver(&relay);
     let mut writer = receiver.wire.socket.try_clone().unwrap();
     relay.signal(Signal::TERM);
@@ -171,7 +188,7 @@ fn who_goes_on_talking_loses_nothing(ground: Ground) {
 fn a_second_signal_ends_at_once(ground: Ground) {
     for (first, name, _) in SIGNALS {
         for (second, _, code) in SIGNALS {
-            let mut relay = Relay::start(ground, &ROOM);
+            let mut relay = Relay::start(ground, &ROOM_AND_TIME);
             let stuck = stuck_receiver(&relay);
             relay.signal(first);
             relay.expect_line(name);
@@ -236,6 +253,7 @@ fn it_stops_under_a_flood(ground: Ground) {
 on_workers!(
     everybody_is_told_and_the_relay_ends,
     nobody_comes_in_while_it_stops,
+    who_does_not_read_holds_it_only_a_moment,
     what_is_queued_goes_out,
     who_goes_on_talking_loses_nothing,
     a_second_signal_ends_at_once,

@@ -47,6 +47,9 @@ fn known_traffic_gives_exact_counts(ground: Ground) {
     counts_come_to(&relay, &json!({}));
 
     let (mut a, mut b, mut c) = (visit(&relay).log_in(), visit(&relay).log_in(), visit(&relay).log_in());
+    // While they are young: later these would be moves.
+    a.send(&note_preferred(true));
+    b.send(&[note_preferred(true), note_preferred(false)].concat());
     let sizes = [0, 1, 100, 1400, MAX_PACKET];
     for size in sizes {
         a.send_to(&b.public(), &noise(1, size));
@@ -67,8 +70,6 @@ fn known_traffic_gives_exact_counts(ground: Ground) {
     for _ in 0..4 {
         c.expect_quiet();
     }
-    a.send(&note_preferred(true));
-    b.send(&[note_preferred(true), note_preferred(false)].concat());
     c.send(&[header(0x77, 0), frame(PONG, &[&[0; 8]]), frame(0xee, &[&[1; 5000]])].concat());
 
     let received = sizes.iter().sum::<usize>() + 3 * 62 + 50;
@@ -150,7 +151,8 @@ fn dropped(unknown: u64) -> Value {
 
 /// A flood that nobody reads: in the end every packet was either sent or dropped, for one reason.
 fn every_packet_is_accounted_for(ground: Ground) {
-    let relay = Relay::start(ground, &[]);
+    // The receiver is there until all has been sent: no packet is for nobody.
+    let relay = Relay::start(ground, &["--tcp-write-timeout=1m", "--tcp-user-timeout=1m"]);
     let mut receiver = visit(&relay).receive_buffer(16 * 1024).log_in();
     let mut sender = visit(&relay).log_in();
     let packet = send_packet(&receiver.public(), &noise(1, 1000));

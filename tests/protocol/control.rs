@@ -1,5 +1,7 @@
 //! Ping and pong, home, and what a relay does not say unasked.
 
+use std::time::{Duration, Instant};
+
 use crate::relay_support::frames::*;
 use crate::relay_support::ground::on_backends;
 use crate::relay_support::*;
@@ -69,7 +71,10 @@ fn pongs_and_packets_share_a_connection(ground: Ground) {
 }
 
 fn home_is_counted_once(ground: Ground) {
+    /// Changes of older connections are moves.
+    const YOUNG: Duration = Duration::from_secs(5);
     let relay = Relay::start(ground, &[]);
+    let begin = Instant::now();
     let (mut a, mut b) = (visit(&relay).log_in(), visit(&relay).log_in());
     let mut homes = |a_says: &[bool], b_says: &[bool]| {
         for (client, says) in [(&mut a, a_says), (&mut b, b_says)] {
@@ -83,9 +88,13 @@ fn home_is_counted_once(ground: Ground) {
     assert_eq!(homes(&[], &[true]), 2);
     assert_eq!(homes(&[false, true, false], &[true]), 1);
     assert_eq!(homes(&[false], &[false]), 0);
+    let young = begin.elapsed() < YOUNG;
     let vars = relay.vars();
-    let moves = (&vars["home_moves_in"], &vars["home_moves_out"]);
-    assert_eq!(moves, (&0.into(), &0.into()), "changes of young connections are no moves");
+    let moves = ["home_moves_in", "home_moves_out"].map(|name| vars[name].as_u64().unwrap());
+    assert!(moves.iter().all(|moves| *moves <= 3), "home was taken and given up three times: {moves:?}");
+    if young {
+        assert_eq!(moves, [0, 0], "changes of young connections are no moves");
+    }
 }
 
 /// KeepAlive comes after a minute, not among the first frames; nothing else comes unasked.

@@ -9,6 +9,8 @@ use crate::relay_support::*;
 /// So that nothing need be dropped.
 const ROOM: [&str; 4] = ["--queue-packets", "65536", "--queue-bytes", "256MiB"];
 const PACKETS: u64 = 4000;
+/// What one worker keeps for another whatever happens: fewer than 2048 packets, less than 4 MiB.
+const PACKETS_TO_ANOTHER: u64 = 2000;
 
 fn packet(number: u64) -> Vec<u8> {
     let size = match number % 100 {
@@ -32,12 +34,12 @@ fn megabytes_to_another_arrive_in_order(ground: Ground) {
         let mut receiver = visit(relay).mode(mode).log_in();
         let visit = visit(relay).mode(mode).header("Derp-Fast-Start: 1");
         let mut flight = [visit.request(), visit.client_info(), note_preferred(true)].concat();
-        flight.extend((0..PACKETS).flat_map(|number| send_packet(&receiver.public(), &packet(number))));
+        flight.extend((0..PACKETS_TO_ANOTHER).flat_map(|number| send_packet(&receiver.public(), &packet(number))));
         let mut client = visit.connect();
         let source = client.public();
         thread::scope(|scope| {
             scope.spawn(|| {
-                for number in 0..PACKETS {
+                for number in 0..PACKETS_TO_ANOTHER {
                     receiver.expect(&recv_packet(&source, &packet(number)));
                 }
                 receiver.expect_quiet();

@@ -3,10 +3,14 @@
 use std::marker::PhantomData;
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use super::frames::{self, Frame, Key, Public, frame, hex};
 use super::process::Relay;
 use super::wire::{End, Mode, Wire, connect_with};
+
+/// A KeepAlive comes at least a minute behind the one before it or the login; a little less by another clock.
+const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(55);
 
 /// What a client says of itself when it comes.
 #[derive(Clone)]
@@ -101,8 +105,9 @@ impl Visit<'_> {
 
     /// On a connection that is there already.
     pub fn over(&self, socket: TcpStream) -> Client {
+        let since = Instant::now();
         let wire = Wire::over(socket, self.mode);
-        Client { wire, key: self.key.clone(), relay: self.public, input: Vec::new(), at: 0 }
+        Client { wire, key: self.key.clone(), relay: self.public, input: Vec::new(), at: 0, since, keep_alives: 0 }
     }
 
     pub fn log_in(&self) -> Client {
@@ -132,6 +137,8 @@ pub struct Client {
     relay: Public,
     input: Vec<u8>,
     at: usize,
+    since: Instant,
+    keep_alives: u32,
 }
 
 impl Client {
@@ -174,8 +181,19 @@ impl Client {
         &self.input[self.at..]
     }
 
-    /// Waits for the next frame or the end.
+    /// Waits for the next frame or the end. KeepAlives are passed over, but only as many as a client of its age gets.
     pub fn next(&mut self) -> Event {
+        let keep_alive = Event::Frame(Frame { kind: frames::KEEP_ALIVE, payload: Vec::new() });
+        loop {
+            let event = self.next_event();
+            if event != keep_alive || self.since.elapsed() < KEEP_ALIVE_EVERY * (self.keep_alives + 1) {
+                return event;
+            }
+            self.keep_alives += 1;
+        }
+    }
+
+    fn next_event(&mut self) -> Event {
         if let Some(end) = self.fill(5) {
             return Event::End(end, self.rest().len());
         }

@@ -102,18 +102,6 @@ impl Relay {
         self.seen.iter().any(|line| line.contains(part))
     }
 
-    /// Whether it says so within this time: a line comes a few milliseconds after what it tells.
-    pub fn says_within(&mut self, part: &str, time: Duration) -> bool {
-        let begin = Instant::now();
-        while !self.has_said(part) {
-            if begin.elapsed() > time {
-                return false;
-            }
-            thread::sleep(Duration::from_millis(5));
-        }
-        true
-    }
-
     /// Waits for its end.
     pub fn wait(&mut self) -> ExitStatus {
         let begin = Instant::now();

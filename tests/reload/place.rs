@@ -80,11 +80,18 @@ impl Reloading {
         reloading
     }
 
-    /// Asks for a reload and waits until it has taken place, with success or not.
+    /// Asks for a reload and waits until that one has taken place, with success or not: one for a changed file may come
+    /// before it. Its line in the log is behind all else that it says and counts; a filter must not leave it out.
     pub fn hangup(&mut self) {
-        let before = self.reloads();
+        let before = self.answered();
         self.relay.signal(Signal::HUP);
-        self.wait("a reload", |this| this.reloads() != before);
+        self.wait("the reload that was asked for", |this| this.answered() > before);
+    }
+
+    /// Reloads that were asked for and have ended.
+    fn answered(&mut self) -> usize {
+        let ended = |line: &&String| line.contains("reloaded") || line.contains("reload refused");
+        self.relay.lines().iter().filter(ended).filter(|line| line.contains("why=\"SIGHUP\"")).count()
     }
 
     /// Waits until it has reloaded `taken_over` and refused `refused` times.

@@ -44,7 +44,7 @@ fn coturns_client_is_answered_where_any_client_is() {
 #[test]
 fn coturns_client_is_not_answered_where_only_tailscales_are() {
     let server = Server::start(&["127.0.0.1:0"], Clients::Tailscale);
-    let Some(said) = run("1", server.addresses[0]) else {
+    let Some(said) = run("3", server.addresses[0]) else {
         return leave_out("coturns_client", "there is no turnutils_stunclient (coturn)", "DERPRING_REQUIRE_TOOLS");
     };
     server.expect(StunResult::NotStun, 1);

@@ -1,7 +1,7 @@
 //! Upgrades while clients come and go: nobody is refused, nobody is reset, and who was there may stay for a while.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -160,13 +160,15 @@ fn a_signal_ends_the_drain(ground: Ground) {
 /// Addresses that the new one has not are closed, those that the old one had not are opened, and the rest goes over:
 /// admin listeners too.
 fn addresses_may_change(ground: Ground) {
-    let spare = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let stage = Stage::new(ground, &[]);
     let admin = stage.path("admin");
     let left = stage.path("left");
     let unix = |path: &std::path::Path| format!("--admin-listen=unix:{},127.0.0.1:0", path.display());
     let also = format!("--admin-listen=unix:{}", left.display());
-    let mut old = stage.next_to_nobody(&[&format!("--listen=127.0.0.1:0,{spare}"), &unix(&admin), &also]);
+    let mut old = stage.next_to_nobody(&["--listen=127.0.0.1:0,127.0.0.3:0", &unix(&admin), &also]);
+    let spare =
+        old.lines().iter().find_map(|line| line.strip_prefix("  listening   http://127.0.0.3:")?.strip_suffix("/derp"));
+    let spare = (Ipv4Addr::new(127, 0, 0, 3), spare.expect("another listener").parse::<u16>().unwrap());
     assert_eq!(ask(&admin), "200");
     let tcp_admin = admin_port(&mut old);
     let kept = old.addr;

@@ -10,6 +10,10 @@ use crate::relay_support::ground::{PATIENCE, grounds};
 use crate::relay_support::process::{command, flags};
 use crate::relay_support::*;
 
+/// Of each in every round. A session moves when it has sent 16 to another worker in each of two epochs of 500 ms: one
+/// round in each is enough.
+const PACKETS: u64 = 20;
+
 /// Pairs talk until sessions have moved. What one sends is cut in two anywhere, and the second half comes a while after
 /// the first: a session that goes in between has a frame and a message that are not whole.
 fn sessions_move_amid_a_message(ground: Ground) {
@@ -30,9 +34,9 @@ fn sessions_move_amid_a_message(ground: Ground) {
             assert!(begin.elapsed() < PATIENCE, "expected sessions to move; {moved} did");
             round += 1;
             let data =
-                |from: usize, n: u64| noise(round * 100 + from as u64 * 10 + n, 100 + (round * 37 % 500) as usize);
+                |from: usize, n: u64| noise(round * 1000 + from as u64 * 100 + n, 25 + (round * 37 % 125) as usize);
             let all: Vec<Vec<u8>> = (0..judges.len())
-                .map(|from| (0..5).flat_map(|n| send_packet(&keys[from ^ 7], &data(from, n))).collect())
+                .map(|from| (0..PACKETS).flat_map(|n| send_packet(&keys[from ^ 7], &data(from, n))).collect())
                 .collect();
             let cut = |from: usize| (round as usize * 53 + from * 101) % all[from].len();
             for (from, judge) in judges.iter_mut().enumerate() {
@@ -43,7 +47,7 @@ fn sessions_move_amid_a_message(ground: Ground) {
                 judge.send_fragment(&all[from][cut(from)..], false, true);
             }
             for (to, judge) in judges.iter_mut().enumerate() {
-                for n in 0..5 {
+                for n in 0..PACKETS {
                     judge.expect(&recv_packet(&keys[to ^ 7], &data(to ^ 7, n)));
                 }
             }

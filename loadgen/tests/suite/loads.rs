@@ -1,5 +1,9 @@
 //! Every kind of load against a relay that behaves, and what stands beside the measured packets.
 
+use std::net::{SocketAddr, TcpListener};
+
+use rustix::net::{AddressFamily, SocketType};
+
 use crate::fake_relay::{FakeRelay, Fault};
 use crate::run::run;
 
@@ -60,7 +64,7 @@ fn a_packet_for_another_is_found_out() {
 fn loads_beside_the_measured_one_are_reported_apart() {
     let relay = FakeRelay::start(Fault::None);
     let flags = ["--pairs", "1", "--rate", "200", "--max-lateness", "1h", "--churn", "40", "--bulk", "1"];
-    let more = ["--slow", "1", "--disco", "100", "--duration", "500ms"];
+    let more = ["--slow", "1", "--disco", "100", "--duration", "2s"];
     let run = run(&relay, &[&flags[..], &more].concat());
     assert_eq!(run.exit, 0, "{}", run.stderr);
     let number = |object: &str, name: &str| run.json[object][name].as_u64().unwrap();
@@ -72,7 +76,7 @@ fn loads_beside_the_measured_one_are_reported_apart() {
     assert!(number("slow", "sent") > 0);
     assert_eq!((number("disco", "lost"), number("disco", "arrived")), (0, number("disco", "sent")));
     // The measured packets are the schedule's, and nobody else's.
-    assert!(run.packets("sent").abs_diff(100) < 50, "{}", run.stdout);
+    assert!(run.packets("sent").abs_diff(400) < 200, "{}", run.stdout);
     assert_eq!(run.packets("lost"), 0);
 }
 
@@ -100,12 +104,17 @@ fn failed_logins_are_counted_with_their_reason() {
 
 #[test]
 fn the_first_packet_is_waited_for() {
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    // Bound and not listening: connections are refused, and nobody else gets the port.
+    let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    rustix::net::bind(&socket, &SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+    let listener = TcpListener::from(socket);
+    let addr = listener.local_addr().unwrap();
     let starting = std::thread::spawn(move || {
         std::thread::sleep(std::time::Duration::from_millis(300));
-        FakeRelay::start_at(port, Fault::None)
+        rustix::net::listen(&listener, 128).unwrap();
+        FakeRelay::start_on(listener, Fault::None)
     });
-    let run = crate::run::run_at(port, &["--first-packet"]);
+    let run = crate::run::run_at(addr, &["--first-packet"]);
     let relay = starting.join().unwrap();
     assert_eq!(run.exit, 0, "{}", run.stderr);
     assert!(run.json["first_packet_ms"].as_f64() > Some(1.0), "{}", run.json);
@@ -128,12 +137,12 @@ fn the_distribution_and_the_series_tell_the_same_as_the_counts() {
 fn a_search_ends_with_the_largest_rate_that_is_carried() {
     let relay = FakeRelay::start(Fault::LoseAll);
     let flags = ["--pairs", "1", "--find-max", "--find-step", "200ms", "--rate", "200", "--max-lateness", "1h"];
-    let lossy = run(&relay, &[&flags[..], &["--stall", "50ms"]].concat());
+    let lossy = run(&relay, &[&flags[..], &["--stall", "500ms"]].concat());
     assert_eq!(lossy.exit, 1, "{}", lossy.stdout);
     assert!(lossy.stderr.contains("packets per second are not carried"), "{}", lossy.stderr);
 
     let relay = FakeRelay::start(Fault::LoseAbove { per_second: 2_000 });
-    let found = run(&relay, &[&flags[..], &["--stall", "50ms", "--max-loss", "0.01"]].concat());
+    let found = run(&relay, &[&flags[..], &["--stall", "500ms", "--max-loss", "0.01"]].concat());
     assert_eq!(found.exit, 0, "{}{}", found.stdout, found.stderr);
     let max = &found.json["find_max"];
     assert_eq!(max["limited_by"], "relay");
@@ -147,15 +156,16 @@ fn a_search_ends_with_the_largest_rate_that_is_carried() {
 fn the_relay_is_measured_by_thread() {
     let relay = FakeRelay::start(Fault::None);
     let mut busy = std::process::Command::new("sh").args(["-c", "while :; do :; done"]).spawn().unwrap();
-    let run = run(&relay, &["--pairs", "1", "--relay-pid", &busy.id().to_string(), "--duration", "1s"]);
+    let run = run(&relay, &["--pairs", "1", "--relay-pid", &busy.id().to_string(), "--duration", "3s"]);
     busy.kill().unwrap();
     busy.wait().unwrap();
     assert_eq!(run.exit, 0, "{}", run.stderr);
     let threads = run.json["relay"]["threads"].as_array().unwrap();
     assert_eq!(threads.iter().map(|thread| &thread["name"]).collect::<Vec<_>>(), ["sh"]);
     let (whole, thread) = (run.json["relay"]["cpu_s"].as_f64().unwrap(), threads[0]["cpu_s"].as_f64().unwrap());
-    // Each is rounded to steps of the kernel's clock, 10 ms at most, at either end; they are read one after the other.
-    assert!(whole > 0.0 && (whole - thread).abs() < 0.05, "{threads:?} {whole}");
+    // Each is rounded to steps of the kernel's clock, 10 ms at most, at either end; they are read one after the other,
+    // and the reader may have to wait in between.
+    assert!(whole > 0.0 && (whole - thread).abs() < 0.3, "{threads:?} {whole}");
     assert!(run.json["own"].get("threads").is_none());
 }
 

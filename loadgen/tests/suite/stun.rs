@@ -9,6 +9,8 @@ use serde_json::Value;
 /// Answers what it is asked, as this makes it of the right answer; the thread ends with the test program.
 fn server(spoil: fn(u32, &mut Vec<u8>)) -> SocketAddr {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    // Room for a whole run, or what the kernel allows: what waits for this thread is not lost.
+    rustix::net::sockopt::set_socket_recv_buffer_size(&socket, 1 << 20).unwrap();
     let addr = socket.local_addr().unwrap();
     thread::spawn(move || {
         let mut request = [0; 100];

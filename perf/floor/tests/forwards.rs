@@ -147,7 +147,7 @@ fn who_does_not_read_loses_whole_packets_and_delays_nobody() {
     // What is received is in order and whole. Room comes back, and what is sent then comes too.
     let (mut count, mut next) = (0, 0);
     loop {
-        slow.stream.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+        slow.stream.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
         if slow.stream.peek(&mut [0]).is_err() {
             break;
         }

@@ -75,11 +75,10 @@ struct Outgoing {
 
 impl FakeRelay {
     pub fn start(fault: Fault) -> Self {
-        Self::start_at(([127, 0, 0, 1], 0).into(), fault)
+        Self::start_on(TcpListener::bind("127.0.0.1:0").unwrap(), fault)
     }
 
-    pub fn start_at(addr: SocketAddr, fault: Fault) -> Self {
-        let listener = TcpListener::bind(addr).unwrap();
+    pub fn start_on(listener: TcpListener, fault: Fault) -> Self {
         let addr = listener.local_addr().unwrap();
         let shared = Arc::new(Shared {
             fault,
@@ -156,8 +155,9 @@ impl Shared {
         let answer = sealed.encrypt((&nonce).into(), &b"{\"version\":2}"[..]).unwrap();
         let stream = Arc::new(Mutex::new(stream));
         self.clients.lock().unwrap().insert(key, Arc::clone(&stream));
-        write_frame(&mut stream.lock().unwrap(), 0x03, &[&nonce[..], &answer].concat())?;
+        // Counted before anybody can know of it.
         self.logins.fetch_add(1, Ordering::SeqCst);
+        write_frame(&mut stream.lock().unwrap(), 0x03, &[&nonce[..], &answer].concat())?;
         self.relay(key, reader)
     }
 
