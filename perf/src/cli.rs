@@ -24,6 +24,8 @@ pub enum Command {
     Flame(Flame),
     /// Latency over the rounds of several records together
     Pool(Pool),
+    /// What this machine does to a queue without a relay
+    Stalls(Stalls),
 }
 
 #[derive(Args, Debug)]
@@ -94,6 +96,19 @@ pub struct Pool {
     /// Only this scenario; may be given several times
     #[arg(long = "scenario", value_name = "NAME")]
     pub scenarios: Vec<String>,
+}
+
+#[derive(Args, Debug)]
+pub struct Stalls {
+    /// Pieces of work per second
+    #[arg(long, default_value_t = 40_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub rate: u32,
+    /// Parts of the time that the work takes, in percent: each is measured in every round
+    #[arg(long, value_name = "PERCENT", value_delimiter = ',', default_values_t = [40, 45, 50, 55],
+        value_parser = clap::value_parser!(u8).range(1..=90))]
+    pub busy: Vec<u8>,
+    #[command(flatten)]
+    pub measuring: Measuring,
 }
 
 /// What is given is not built.

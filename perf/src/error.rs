@@ -23,11 +23,17 @@ pub enum Error {
     Busy { cpu: usize, idle: f64 },
     #[error("{0}")]
     Relay(String),
+    #[error("cannot {what}: {source}")]
+    System { what: &'static str, source: std::io::Error },
     #[error("{0} cannot be understood: {1}")]
     Output(&'static str, String),
 }
 
 impl Error {
+    pub fn system(what: &'static str, errno: rustix::io::Errno) -> Self {
+        Self::System { what, source: errno.into() }
+    }
+
     pub fn file(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
         move |source| Self::File { path, source }

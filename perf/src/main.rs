@@ -1,6 +1,6 @@
 //! The performance lab. `run` measures relays side by side, `compare` two builds of ours, `budgets` checks what can be
-//! counted on any machine, `flame` draws where time goes, `pool` sums latencies up over records. perf/README.md says
-//! how figures come about.
+//! counted on any machine, `flame` draws where time goes, `pool` sums latencies up over records, `stalls` shows what
+//! the machine does without a relay. perf/README.md says how figures come about.
 
 mod budgets;
 mod certificate;
@@ -19,6 +19,7 @@ mod run;
 mod running;
 mod sample;
 mod scraper;
+mod stalls;
 mod stats;
 mod summary;
 
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
         Command::Budgets(args) => budgets::check(&args),
         Command::Flame(args) => flame::flame(&args),
         Command::Pool(args) => pool::pool(&args),
+        Command::Stalls(args) => stalls::stalls(&args),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,

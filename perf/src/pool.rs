@@ -24,7 +24,7 @@ const QUANTILES: [(f64, &str); 3] = [(0.5, "p50"), (0.99, "p99"), (0.999, "p99.9
 const REFERENCES: [&str; 2] = ["derper", "floor"];
 
 /// Latencies by scenario and relay, each by record and round.
-type Rounds = BTreeMap<(usize, u32), Histogram<u64>>;
+pub type Rounds = BTreeMap<(usize, u32), Histogram<u64>>;
 type Pool = BTreeMap<String, BTreeMap<String, Rounds>>;
 
 pub fn pool(args: &cli::Pool) -> Result<bool, Error> {
@@ -59,7 +59,7 @@ fn add(pool: &mut Pool, record: usize, folder: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-fn markdown(scenario: &str, relays: &BTreeMap<String, Rounds>) -> String {
+pub fn markdown(scenario: &str, relays: &BTreeMap<String, Rounds>) -> String {
     let mut out = format!("## {scenario}\n\n| |");
     for relay in relays.keys() {
         let _ = write!(out, " {relay} |");
