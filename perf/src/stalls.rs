@@ -23,7 +23,10 @@ pub fn stalls(args: &cli::Stalls) -> Result<bool, Error> {
     let cpus = [args.measuring.relay_cpu, args.measuring.load_cpu];
     let mut columns: BTreeMap<String, Rounds> = BTreeMap::new();
     for round in 1..=args.measuring.rounds() {
-        for busy in &args.busy {
+        // Each round begins with another: stalls may come in step with the rounds.
+        let first = (round as usize - 1) % args.busy.len();
+        let (later, sooner) = args.busy.split_at(first);
+        for busy in sooner.iter().chain(later) {
             let before = Quiet::look(&cpus, Duration::from_secs_f64(args.measuring.look()))?;
             if let Some((cpu, idle)) = before.busy().filter(|_| !args.measuring.anyway) {
                 return Err(Error::Busy { cpu, idle: 100.0 * idle });
