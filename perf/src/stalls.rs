@@ -1,8 +1,8 @@
 //! What this machine does to a queue without a relay: work that comes at a steady rate to a loop on the relay's
 //! processor, while the generator's spins.
 //!
-//! No packet, no socket and no second thread takes part. What is slow here is slow because the machine stood still, and
-//! is slow with every relay that is as busy.
+//! No packet and no socket takes part, and nobody is waited for. What is slow here is slow because the machine stood
+//! still, and a relay that is as busy has as much of it.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU64;
@@ -36,6 +36,7 @@ pub fn stalls(args: &cli::Stalls) -> Result<bool, Error> {
             columns.entry(format!("{busy} % busy")).or_default().insert((0, round), latency);
         }
     }
+    println!("Each \"packet\" is a piece of a loop's work: there is none.\n");
     println!("{}", pool::markdown("no relay", &columns));
     Ok(true)
 }
