@@ -69,6 +69,25 @@ impl Quiet {
         Ok(Self { load_average: load_average(), idle: idle.collect::<Result<_, Error>>()? })
     }
 
+    /// Looks until the processors are quiet, or once if they need not be.
+    ///
+    /// # Errors
+    /// Something else goes on using one.
+    pub fn wait(cpus: &[usize], look: Duration, anyway: bool) -> Result<Self, Error> {
+        const TRIES: usize = 10;
+        for _ in 1..TRIES {
+            let quiet = Self::look(cpus, look)?;
+            if anyway || quiet.busy().is_none() {
+                return Ok(quiet);
+            }
+        }
+        let quiet = Self::look(cpus, look)?;
+        match quiet.busy() {
+            Some((cpu, share)) => Err(Error::Busy { cpu, idle: 100.0 * share }),
+            None => Ok(quiet),
+        }
+    }
+
     /// The first processor that is not quiet.
     pub fn busy(&self) -> Option<(usize, f64)> {
         self.idle.iter().copied().find(|(_, share)| *share < QUIET)

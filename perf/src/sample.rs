@@ -67,7 +67,7 @@ pub struct Bench {
 
 impl Bench {
     pub fn sample(&self, round: u32, scenario: &Scenario, relay: &Relay, entry: Entry<'_>) -> Result<Sample, Error> {
-        let before = self.wait_for_quiet()?;
+        let before = Quiet::wait(&[self.relay_cpu, self.load_cpu], self.look, self.anyway)?;
         let (status, error, report) = match self.measure(scenario, relay, entry) {
             Ok(measured) => measured,
             // One relay that fails is a finding; the others are measured all the same.
@@ -75,22 +75,6 @@ impl Bench {
         };
         let (scenario, relay) = (scenario.name.clone(), relay.name.clone());
         Ok(Sample { round, scenario, relay, status, error, before, report })
-    }
-
-    fn wait_for_quiet(&self) -> Result<Quiet, Error> {
-        const TRIES: usize = 10;
-        let cpus = [self.relay_cpu, self.load_cpu];
-        for _ in 1..TRIES {
-            let quiet = Quiet::look(&cpus, self.look)?;
-            if self.anyway || quiet.busy().is_none() {
-                return Ok(quiet);
-            }
-        }
-        let quiet = Quiet::look(&cpus, self.look)?;
-        match quiet.busy() {
-            Some((cpu, share)) => Err(Error::Busy { cpu, idle: 100.0 * share }),
-            None => Ok(quiet),
-        }
     }
 
     fn measure(

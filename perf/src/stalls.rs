@@ -27,10 +27,7 @@ pub fn stalls(args: &cli::Stalls) -> Result<bool, Error> {
         let first = (round as usize - 1) % args.busy.len();
         let (later, sooner) = args.busy.split_at(first);
         for busy in sooner.iter().chain(later) {
-            let before = Quiet::look(&cpus, Duration::from_secs_f64(args.measuring.look()))?;
-            if let Some((cpu, idle)) = before.busy().filter(|_| !args.measuring.anyway) {
-                return Err(Error::Busy { cpu, idle: 100.0 * idle });
-            }
+            Quiet::wait(&cpus, Duration::from_secs_f64(args.measuring.look()), args.measuring.anyway)?;
             let work = Work { rate: args.rate, busy: *busy, time: Duration::from_secs_f64(args.measuring.seconds()) };
             let latency = beside_a_spinner(cpus, work)?;
             columns.entry(format!("{busy} % busy")).or_default().insert((0, round), latency);
